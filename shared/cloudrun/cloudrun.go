@@ -1,0 +1,292 @@
+// Package cloudrun launches, finds and stops Cloud Run jobs and tells how executions ended.
+package cloudrun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	run "cloud.google.com/go/run/apiv2"
+	"cloud.google.com/go/run/apiv2/runpb"
+	"github.com/googleapis/gax-go/v2"
+	"google.golang.org/api/iterator"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+const (
+	// Token is the start_execution_token of every job: the execution is named JOB-TOKEN.
+	// It is constant because each job is made for one launch.
+	Token = "x"
+	// JobPrefix starts the id of every job of ours; the log sink selects by it.
+	JobPrefix = "pp-"
+
+	// CallTimeout bounds one call to Cloud Run.
+	CallTimeout = 20 * time.Second
+)
+
+// Labels of ours on every job and execution. They tie an execution to its launch without the ledger.
+const (
+	LabelFlowRun = "pushpool-flow-run"
+	LabelLaunch  = "pushpool-launch"
+	LabelInstall = "pushpool-install"
+)
+
+// ExecutionName is the full name of an execution.
+type ExecutionName struct{ Project, Region, Job, Execution string }
+
+// String returns projects/P/locations/R/jobs/J/executions/E, and "" for the zero name.
+func (n ExecutionName) String() string {
+	if n.Execution == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s/executions/%s", jobName(n.Project, n.Region, n.Job), n.Execution)
+}
+
+// ConsoleURL returns the execution's page in the Cloud Console.
+func (n ExecutionName) ConsoleURL() string {
+	return fmt.Sprintf("https://console.cloud.google.com/run/jobs/executions/details/%s/%s/tasks?project=%s", n.Region, n.Execution, n.Project)
+}
+
+// LogsURL returns the Cloud Console's log query for the execution; it outlives the job.
+func (n ExecutionName) LogsURL() string {
+	query := fmt.Sprintf("resource.type=\"cloud_run_job\"\nresource.labels.job_name=%q\nlabels.\"run.googleapis.com/execution_name\"=%q", n.Job, n.Execution)
+	return "https://console.cloud.google.com/logs/query;query=" + url.QueryEscape(query) + ";timeRange=P7D?project=" + n.Project
+}
+
+// ParseExecutionName reads what String returns.
+func ParseExecutionName(s string) (ExecutionName, error) {
+	p := strings.Split(s, "/")
+	if len(p) != 8 || p[0] != "projects" || p[2] != "locations" || p[4] != "jobs" || p[6] != "executions" || slices.Contains(p, "") {
+		return ExecutionName{}, fmt.Errorf("execution name %q is not projects/P/locations/R/jobs/J/executions/E", s)
+	}
+	return ExecutionName{Project: p[1], Region: p[3], Job: p[5], Execution: p[7]}, nil
+}
+
+func jobName(project, region, job string) string {
+	return fmt.Sprintf("projects/%s/locations/%s/jobs/%s", project, region, job)
+}
+
+// Launch is a job to be created, which starts its execution.
+type Launch struct {
+	Region, JobID, Token string
+	Job                  *runpb.Job
+}
+
+// Job is what launching and settling need to know of a job.
+type Job struct {
+	Region, ID string
+	Labels     map[string]string
+	CreateTime time.Time
+	// Reconciling: the job is not ready yet, its execution not started.
+	Reconciling bool
+	// Failure is why the job can never start its execution; nil where it can.
+	Failure *flowrun.Outcome
+}
+
+// Execution is what launching and settling need to know of an execution.
+type Execution struct {
+	Name                                  ExecutionName
+	Labels                                map[string]string
+	CreateTime, StartTime, CompletionTime time.Time
+	// Outcome is nil while the execution is alive.
+	Outcome *flowrun.Outcome
+	Command []string
+}
+
+// ListensForCancellation reports whether the container notices by itself that its flow run
+// is CANCELLING: only Prefect's `prefect flow-run execute` does.
+func (x Execution) ListensForCancellation() bool {
+	return strings.Contains(strings.Join(x.Command, " "), "prefect flow-run execute")
+}
+
+// Client speaks to the Cloud Run Admin API of one project, in all regions.
+type Client struct {
+	project    string
+	jobs       *run.JobsClient
+	executions *run.ExecutionsClient
+	tasks      *run.TasksClient
+}
+
+// New returns a client for the project. The options are the Google API's, an emulator's endpoint for one.
+func New(ctx context.Context, project string, opts ...option.ClientOption) (*Client, error) {
+	jobs, err := run.NewJobsClient(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("make a Cloud Run jobs client: %w", err)
+	}
+	executions, err := run.NewExecutionsClient(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("make a Cloud Run executions client: %w", err)
+	}
+	tasks, err := run.NewTasksClient(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("make a Cloud Run tasks client: %w", err)
+	}
+	return &Client{project: project, jobs: jobs, executions: executions, tasks: tasks}, nil
+}
+
+// Close closes the client's connections.
+func (c *Client) Close() error {
+	return errors.Join(c.jobs.Close(), c.executions.Close(), c.tasks.Close())
+}
+
+// CreateJob creates the job, which starts its execution JOB-TOKEN in the same call. It does
+// not wait for either: the answer says that Cloud Run has accepted the job. Faults: Exists,
+// Refused (quota), Permanent (invalid or not permitted), Unclear.
+func (c *Client) CreateJob(ctx context.Context, l Launch) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	l.Job.ExecutionToken = &runpb.Job_StartExecutionToken{StartExecutionToken: l.Token}
+	_, err := c.jobs.CreateJob(ctx, &runpb.CreateJobRequest{
+		Parent: fmt.Sprintf("projects/%s/locations/%s", c.project, l.Region), JobId: l.JobID, Job: l.Job,
+	})
+	return classify("create job "+jobName(c.project, l.Region, l.JobID), err)
+}
+
+// SetLabels puts the labels on the job and on the executions that it starts.
+func SetLabels(j *runpb.Job, labels map[string]string) {
+	if j.Labels == nil {
+		j.Labels = map[string]string{}
+	}
+	if j.Template == nil {
+		j.Template = &runpb.ExecutionTemplate{}
+	}
+	if j.Template.Labels == nil {
+		j.Template.Labels = map[string]string{}
+	}
+	maps.Copy(j.Labels, labels)
+	maps.Copy(j.Template.Labels, labels)
+}
+
+// Job reads a job. Fault NotFound where there is none.
+func (c *Client) Job(ctx context.Context, region, jobID string) (Job, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	j, err := c.jobs.GetJob(ctx, &runpb.GetJobRequest{Name: jobName(c.project, region, jobID)}, reads)
+	if err != nil {
+		return Job{}, classify("read job "+jobName(c.project, region, jobID), err)
+	}
+	return job(j), nil
+}
+
+// Jobs lists all jobs of a region.
+func (c *Client) Jobs(ctx context.Context, region string) iter.Seq2[Job, error] {
+	it := c.jobs.ListJobs(ctx, &runpb.ListJobsRequest{Parent: fmt.Sprintf("projects/%s/locations/%s", c.project, region)}, reads)
+	return all("list jobs in "+region, it.Next, job)
+}
+
+// Execution reads an execution and, where it ended in a way that its conditions do not
+// tell, the last attempt of its first task. Fault NotFound where there is none.
+func (c *Client) Execution(ctx context.Context, n ExecutionName) (Execution, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	x, err := c.executions.GetExecution(ctx, &runpb.GetExecutionRequest{Name: n.String()}, reads)
+	if err != nil {
+		return Execution{}, classify("read execution "+n.String(), err)
+	}
+	found := execution(x)
+	if found.Outcome != nil && (found.Outcome.Kind == flowrun.ExitCode && found.Outcome.ExitCode == 0 || found.Outcome.Kind == flowrun.Platform) {
+		if attempt := c.lastAttempt(ctx, n); attempt != nil {
+			o := withAttempt(*found.Outcome, attempt)
+			found.Outcome = &o
+		}
+	}
+	return found, nil
+}
+
+// lastAttempt reads how the execution's task ended; nil where Cloud Run does not tell.
+func (c *Client) lastAttempt(ctx context.Context, n ExecutionName) *runpb.TaskAttemptResult {
+	t, err := c.tasks.GetTask(ctx, &runpb.GetTaskRequest{Name: fmt.Sprintf("%s/tasks/%s-task0", n, n.Execution)}, reads)
+	if err != nil {
+		return nil // it refines the message, no more
+	}
+	return t.GetLastAttemptResult()
+}
+
+// Executions lists all executions of a region, ended ones included.
+func (c *Client) Executions(ctx context.Context, region string) iter.Seq2[Execution, error] {
+	it := c.executions.ListExecutions(ctx, &runpb.ListExecutionsRequest{Parent: jobName(c.project, region, "-")}, reads)
+	return all("list executions in "+region, it.Next, execution)
+}
+
+// CancelExecution asks Cloud Run to stop the execution: SIGTERM, 10 s, SIGKILL. It does not
+// wait. An execution that is over or gone is no error.
+func (c *Client) CancelExecution(ctx context.Context, n ExecutionName) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	_, err := c.executions.CancelExecution(ctx, &runpb.CancelExecutionRequest{Name: n.String()})
+	if code := status.Code(err); code == codes.NotFound || code == codes.FailedPrecondition {
+		return nil
+	}
+	return classify("cancel execution "+n.String(), err)
+}
+
+// DeleteJob deletes the job with its executions, running ones included. A job that is gone is no error.
+func (c *Client) DeleteJob(ctx context.Context, region, jobID string) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	_, err := c.jobs.DeleteJob(ctx, &runpb.DeleteJobRequest{Name: jobName(c.project, region, jobID)})
+	if status.Code(err) == codes.NotFound {
+		return nil
+	}
+	return classify("delete job "+jobName(c.project, region, jobID), err)
+}
+
+// reads are repeated while Cloud Run is unavailable; writes never are.
+var reads = gax.WithRetry(func() gax.Retryer {
+	return gax.OnCodes([]codes.Code{codes.Unavailable}, gax.Backoff{Initial: 200 * time.Millisecond, Max: 2 * time.Second, Multiplier: 2})
+})
+
+func all[P, T any](act string, next func() (P, error), convert func(P) T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for {
+			p, err := next()
+			if errors.Is(err, iterator.Done) {
+				return
+			}
+			if err != nil {
+				var zero T
+				yield(zero, classify(act, err))
+				return
+			}
+			if !yield(convert(p), nil) {
+				return
+			}
+		}
+	}
+}
+
+func classify(act string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &flowrun.Error{Act: act, Err: err}
+	code := status.Code(err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		code = codes.DeadlineExceeded
+	}
+	switch code {
+	case codes.AlreadyExists:
+		e.Fault = flowrun.Exists
+	case codes.NotFound:
+		e.Fault = flowrun.NotFound
+	case codes.ResourceExhausted:
+		e.Fault = flowrun.Refused
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
+		e.Fault, e.Hint = flowrun.Permanent, "change the work pool's base job template or the job variables as Cloud Run says"
+	case codes.PermissionDenied:
+		e.Fault, e.Hint = flowrun.Permanent, "grant the dispatcher what the message names: roles/iam.serviceAccountUser on the job's service account, or run.jobs.create"
+	case codes.Unauthenticated:
+		e.Fault, e.Hint = flowrun.Refused, "the function has no valid credentials; check its service account"
+	}
+	return e
+}

@@ -1,0 +1,354 @@
+package flowrun
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Reasons for which Apply leaves a record as it is. Callers ask with errors.Is.
+var (
+	// ErrDone: the event is old, done already, or somebody else is at it. Acknowledge.
+	ErrDone = errors.New("nothing left to do for this event")
+	// ErrBusy: somebody else holds the lease. Come back when it is over.
+	ErrBusy = errors.New("another instance is working on this flow run")
+	// ErrLost: the lease, or the launch, is no longer the caller's. Stop, and undo what was made.
+	ErrLost = errors.New("the lease on this flow run was lost")
+	// ErrUnreported: the last verdict was not told to Prefect yet. Tell it first.
+	ErrUnreported = errors.New("the last verdict has to be reported first")
+	// ErrUnfinished: an earlier launch may still have a live execution. End it first.
+	ErrUnfinished = errors.New("an earlier launch has to be ended first")
+)
+
+// Lease is the right to write about a flow run to Prefect and to Cloud Run until a time.
+type Lease struct {
+	Holder string
+	Until  time.Time
+}
+
+// Event is something that happened to a flow run. The types below are all there are.
+type Event interface {
+	apply(r Record, now time.Time) (Record, error)
+}
+
+// Apply returns the record after the event, or the unchanged record and the reason
+// (ErrDone, ErrBusy, ErrLost, ErrUnreported, ErrUnfinished) why it does not apply.
+func Apply(r Record, e Event, now time.Time) (Record, error) {
+	after, err := e.apply(r, now)
+	if err != nil {
+		return r, fmt.Errorf("%w (launch %s is %q)", err, r.LaunchID, r.Status)
+	}
+	return after, nil
+}
+
+// Scheduled claims the launch that answers a SCHEDULED state, or takes over the claim of
+// a holder whose lease is over.
+type Scheduled struct {
+	Lease
+	LaunchID     LaunchID
+	StateAt      time.Time // of the SCHEDULED state
+	WorkPool     string
+	DeploymentID string
+	DueAt        time.Time
+}
+
+func (e Scheduled) apply(r Record, now time.Time) (Record, error) {
+	switch {
+	case r.Leased(e.Holder, now):
+		return r, ErrDone // the holder finishes it, or the sweep
+	case r.Unreported():
+		return r, ErrUnreported
+	case r.LaunchID == e.LaunchID:
+		if r.Status != StatusClaimed {
+			return r, ErrDone
+		}
+		return leased(r, e.Lease), nil
+	case e.StateAt.Before(r.ScheduledStateAt):
+		return r, ErrDone // a stale delivery must not win
+	case !r.Status.Over():
+		return r, ErrUnfinished
+	}
+	r = pushed(r)
+	r.Launch = Launch{
+		LaunchID: e.LaunchID, ScheduledStateAt: e.StateAt, Status: StatusClaimed,
+		WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, DueAt: e.DueAt, ClaimedAt: now,
+	}
+	r.ExpireAt = time.Time{}
+	return leased(r, e.Lease), nil
+}
+
+// Taken takes the lease in order to finish or to stop the launch.
+type Taken struct{ Lease }
+
+func (e Taken) apply(r Record, now time.Time) (Record, error) {
+	if r.Leased(e.Holder, now) {
+		return r, ErrBusy
+	}
+	return leased(r, e.Lease), nil
+}
+
+// Corrected makes the record follow Prefect: its newest PENDING names the launch. For the
+// holder of the lease, where the ledger was lost or knows another launch.
+type Corrected struct {
+	Holder string
+	Launch Launch
+}
+
+func (e Corrected) apply(r Record, _ time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.LaunchID == e.Launch.LaunchID && r.Status != StatusNone {
+		return r, ErrDone
+	}
+	for i, p := range r.Previous {
+		if p.LaunchID == e.Launch.LaunchID {
+			e.Launch = p
+			r.Previous = append(append([]Launch{}, r.Previous[:i]...), r.Previous[i+1:]...)
+			break
+		}
+	}
+	r = pushed(r)
+	r.Launch = e.Launch
+	r.ExpireAt = time.Time{}
+	return r, nil
+}
+
+// Discarded drops the candidate: Prefect did not accept its PENDING.
+type Discarded struct {
+	Holder   string
+	LaunchID LaunchID
+}
+
+func (e Discarded) apply(r Record, _ time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
+		return r, ErrLost
+	}
+	r.Launch = Launch{}
+	if len(r.Previous) > 0 {
+		r.Launch, r.Previous = r.Previous[0], r.Previous[1:]
+		r.ExpireAt = expiry(r.ReportedAt)
+	}
+	return leased(r, Lease{}), nil
+}
+
+// Attempted is recorded before the first try to create the job, so that whoever takes over
+// looks in the same region.
+type Attempted struct {
+	Holder          string
+	LaunchID        LaunchID
+	Region, JobName string
+}
+
+func (e Attempted) apply(r Record, _ time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
+		return r, ErrLost
+	}
+	r.Region, r.JobName = e.Region, e.JobName
+	return r, nil
+}
+
+// Launched is recorded once the execution exists. It gives the lease back. On an abandoned
+// launch it records what is to be cancelled and stays Abandoned.
+type Launched struct {
+	Holder        string
+	LaunchID      LaunchID
+	ExecutionName string
+}
+
+func (e Launched) apply(r Record, now time.Time) (Record, error) {
+	if r.LaunchID != e.LaunchID {
+		return r, ErrLost
+	}
+	switch r.Status {
+	case StatusClaimed:
+		r.Status = StatusLaunched
+	case StatusAbandoned:
+	default: // the end can overtake the recording of the launch
+		return r, ErrDone
+	}
+	r.ExecutionName, r.LaunchedAt = e.ExecutionName, now
+	if r.LeaseHolder == e.Holder {
+		r = leased(r, Lease{})
+	}
+	return r, nil
+}
+
+// Rejected is the verdict on a launch that can never succeed.
+type Rejected struct {
+	Holder string
+	Reason string
+	Report *Report
+}
+
+func (e Rejected) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.Status != StatusClaimed {
+		return r, ErrDone
+	}
+	return concluded(r, StatusRejected, "", e.Reason, e.Report, now), nil
+}
+
+// PutBack ends a claim that cannot be launched now: the report makes the flow run SCHEDULED again.
+type PutBack struct {
+	Holder string
+	Reason string
+	Report *Report
+}
+
+func (e PutBack) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.Status != StatusClaimed {
+		return r, ErrDone
+	}
+	return concluded(r, StatusFinished, "", e.Reason, e.Report, now), nil
+}
+
+// Cancelling notes that the flow run was seen CANCELLING.
+type Cancelling struct{ Holder string }
+
+func (e Cancelling) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.CancelRequestedAt.IsZero() {
+		r.CancelRequestedAt = now
+	}
+	return r, nil
+}
+
+// Abandon is the decision to stop a launch: nothing may be created for it any more.
+type Abandon struct {
+	Holder string
+	Reason string
+}
+
+func (e Abandon) apply(r Record, _ time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.Status.Over() {
+		return r, ErrDone
+	}
+	r.Status, r.Reason = StatusAbandoned, e.Reason
+	return r, nil
+}
+
+// Missing notes that the job or the execution was not found.
+type Missing struct{ Holder string }
+
+func (e Missing) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.MissingSince.IsZero() {
+		r.MissingSince = now
+	}
+	return r, nil
+}
+
+// Ended is the verdict on a launch whose execution ended. Report is nil where the flow run
+// has told Prefect itself.
+type Ended struct {
+	Holder        string
+	LaunchID      LaunchID
+	ExecutionName string
+	Outcome       Outcome
+	StartedAt     time.Time
+	EndedAt       time.Time
+	Reason        string
+	Report        *Report
+}
+
+func (e Ended) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrLost
+	}
+	if r.LaunchID != e.LaunchID || r.Status.Over() {
+		return r, ErrDone
+	}
+	if e.ExecutionName != "" {
+		r.ExecutionName = e.ExecutionName
+	}
+	r.StartedAt = e.StartedAt
+	at := e.EndedAt
+	if at.IsZero() {
+		at = now
+	}
+	r = concluded(r, StatusFinished, e.Outcome.Kind, e.Reason, e.Report, at)
+	if e.Report == nil {
+		r.ReportedAt, r.ExpireAt = now, expiry(now)
+	}
+	return r, nil
+}
+
+// Reported is recorded when Prefect was told, or when there is nothing left to tell.
+type Reported struct {
+	Holder   string
+	LaunchID LaunchID
+}
+
+func (e Reported) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder || r.LaunchID != e.LaunchID {
+		return r, ErrLost
+	}
+	if !r.Unreported() {
+		return r, ErrDone
+	}
+	r.ReportedAt, r.ExpireAt = now, expiry(now)
+	return r, nil
+}
+
+// Released gives the lease back at the given time: now, or a little later where a request
+// may still be under way.
+type Released struct {
+	Holder string
+	At     time.Time
+}
+
+func (e Released) apply(r Record, now time.Time) (Record, error) {
+	if r.LeaseHolder != e.Holder {
+		return r, ErrDone
+	}
+	if e.At.After(now) {
+		if e.At.Before(r.LeaseUntil) {
+			r.LeaseUntil = e.At
+		}
+		return r, nil
+	}
+	return leased(r, Lease{}), nil
+}
+
+func leased(r Record, l Lease) Record {
+	r.LeaseHolder, r.LeaseUntil = l.Holder, l.Until
+	return r
+}
+
+func concluded(r Record, s Status, kind OutcomeKind, reason string, report *Report, at time.Time) Record {
+	r.Status, r.Outcome, r.Reason, r.Report = s, kind, reason, report
+	r.FinishedAt, r.ReportedAt = at, time.Time{}
+	return r
+}
+
+// pushed moves the current launch, if there is one, to the previous ones.
+func pushed(r Record) Record {
+	if r.Status == StatusNone {
+		return r
+	}
+	r.Previous = append([]Launch{r.Launch}, r.Previous...)
+	if len(r.Previous) > maxPrevious {
+		r.Previous = r.Previous[:maxPrevious:maxPrevious]
+	}
+	return r
+}
+
+func expiry(reportedAt time.Time) time.Time {
+	if reportedAt.IsZero() {
+		return time.Time{}
+	}
+	return reportedAt.Add(Retention)
+}

@@ -1,0 +1,163 @@
+package flowrun
+
+import "time"
+
+// Status is where a launch stands.
+type Status string
+
+// A launch is Claimed, then Launched, then Finished; or leaves that way.
+const (
+	// StatusNone: the ledger knows no launch of the flow run.
+	StatusNone Status = ""
+	// StatusClaimed: somebody holds, or held, the lease in order to launch.
+	StatusClaimed Status = "Claimed"
+	// StatusLaunched: the execution was created.
+	StatusLaunched Status = "Launched"
+	// StatusAbandoned: the launch is to be stopped; whatever it made is cancelled.
+	StatusAbandoned Status = "Abandoned"
+	// StatusFinished: the execution ended, or the flow run was put back before it was launched.
+	StatusFinished Status = "Finished"
+	// StatusRejected: the launch can never succeed.
+	StatusRejected Status = "Rejected"
+)
+
+// Over reports whether nothing more will be executed for a launch in this status.
+func (s Status) Over() bool { return s == StatusNone || s == StatusFinished || s == StatusRejected }
+
+// StateType is the type of a Prefect state. Names of states are free; decide on the type.
+type StateType string
+
+// Prefect's state types.
+const (
+	StateScheduled  StateType = "SCHEDULED"
+	StatePending    StateType = "PENDING"
+	StateRunning    StateType = "RUNNING"
+	StatePaused     StateType = "PAUSED"
+	StateCancelling StateType = "CANCELLING"
+	StateCompleted  StateType = "COMPLETED"
+	StateFailed     StateType = "FAILED"
+	StateCrashed    StateType = "CRASHED"
+	StateCancelled  StateType = "CANCELLED"
+)
+
+// Terminal reports whether a flow run in a state of this type has ended.
+func (t StateType) Terminal() bool {
+	switch t {
+	case StateCompleted, StateFailed, StateCrashed, StateCancelled:
+		return true
+	}
+	return false
+}
+
+// Report is the state that Prefect is to be told. It is stored before it is told, so that
+// whoever comes next can tell it.
+type Report struct {
+	Type    StateType `firestore:"type"`
+	Name    string    `firestore:"name"`
+	Message string    `firestore:"message"`
+	// ScheduledTime is set where Type is StateScheduled.
+	ScheduledTime time.Time `firestore:"scheduledTime"`
+}
+
+// Launch is one attempt to execute a flow run: the answer to one SCHEDULED state.
+type Launch struct {
+	LaunchID LaunchID `firestore:"launchID"`
+	// ScheduledStateAt is the time of the SCHEDULED state that the launch answers. It orders launches.
+	ScheduledStateAt time.Time `firestore:"scheduledStateAt"`
+	Status           Status    `firestore:"status"`
+
+	WorkPool     string `firestore:"workPool"`
+	DeploymentID string `firestore:"deploymentID"`
+	// Region and JobName are written before the first attempt to create the job there.
+	Region        string `firestore:"region"`
+	JobName       string `firestore:"jobName"`
+	ExecutionName string `firestore:"executionName"`
+
+	// Outcome and Reason are the verdict; Report is what Prefect is to be told of it, nil if nothing.
+	Outcome    OutcomeKind `firestore:"outcome"`
+	Reason     string      `firestore:"reason"`
+	Report     *Report     `firestore:"report"`
+	ReportedAt time.Time   `firestore:"reportedAt"`
+
+	DueAt      time.Time `firestore:"dueAt"`
+	ClaimedAt  time.Time `firestore:"claimedAt"`
+	LaunchedAt time.Time `firestore:"launchedAt"`
+	StartedAt  time.Time `firestore:"startedAt"`
+	FinishedAt time.Time `firestore:"finishedAt"`
+	// CancelRequestedAt is when the flow run was first seen CANCELLING.
+	CancelRequestedAt time.Time `firestore:"cancelRequestedAt"`
+	// MissingSince is when the job or execution was first found gone. Gone is believed
+	// only when it is seen twice.
+	MissingSince time.Time `firestore:"missingSince"`
+}
+
+// Unreported reports whether the launch has a verdict that was not carried to its end.
+func (l Launch) Unreported() bool {
+	return (l.Status == StatusFinished || l.Status == StatusRejected) && l.ReportedAt.IsZero()
+}
+
+// Record is what the ledger holds of one flow run. Its embedded Launch is the current
+// one, or the candidate until Prefect accepted its PENDING.
+type Record struct {
+	FlowRunID string `firestore:"flowRunID"`
+	Launch
+
+	// The lease: one for each flow run, for whoever may write about it to Prefect or Cloud Run.
+	LeaseHolder string    `firestore:"leaseHolder"`
+	LeaseUntil  time.Time `firestore:"leaseUntil"`
+
+	// Previous holds the last launches before this one, newest first, at most maxPrevious.
+	Previous []Launch `firestore:"previous"`
+	// ExpireAt is when the ledger may forget the flow run; zero until the verdict is reported.
+	ExpireAt time.Time `firestore:"expireAt,omitempty"`
+}
+
+const (
+	// maxPrevious bounds a record's size; explain shows no more.
+	maxPrevious = 5
+	// Retention is how long the ledger remembers a flow run after its verdict was reported:
+	// longer than any message can be redelivered (Pub/Sub keeps one for 7 days).
+	Retention = 30 * 24 * time.Hour
+)
+
+// Leased reports whether somebody other than holder holds the lease at now.
+func (r Record) Leased(holder string, now time.Time) bool {
+	return r.LeaseHolder != "" && r.LeaseHolder != holder && now.Before(r.LeaseUntil)
+}
+
+// Pool is the state of a work pool that has to survive an instance.
+type Pool struct {
+	Name string `firestore:"name"`
+	// The admission lease: who holds it alone asks Prefect which flow runs may start.
+	LeaseHolder string    `firestore:"leaseHolder"`
+	LeaseUntil  time.Time `firestore:"leaseUntil"`
+	// Again is set by whoever came while the lease was held: the holder has to ask again.
+	Again bool `firestore:"again"`
+	// HeartbeatAt is when Prefect was last told that the pool is served.
+	HeartbeatAt time.Time `firestore:"heartbeatAt"`
+}
+
+// Admit takes the admission lease for holder until the given time, or, where somebody
+// else holds it, asks that holder to look again. granted tells which.
+func (p Pool) Admit(holder string, until, now time.Time) (pool Pool, granted bool) {
+	if p.LeaseHolder != "" && p.LeaseHolder != holder && now.Before(p.LeaseUntil) {
+		p.Again = true
+		return p, false
+	}
+	p.LeaseHolder, p.LeaseUntil, p.Again = holder, until, false
+	return p, true
+}
+
+// Leave gives the admission lease back, unless somebody asked to look again meanwhile: then
+// it stays with holder, and left is false. Whoever lost the lease has left.
+func (p Pool) Leave(holder string) (pool Pool, left bool) {
+	if p.LeaseHolder != holder {
+		return p, true
+	}
+	if p.Again {
+		p.Again = false
+		return p, false
+	}
+	p.LeaseHolder, p.LeaseUntil = "", time.Time{}
+	return p, true
+}

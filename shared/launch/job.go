@@ -1,0 +1,190 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/jobtemplate"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// errCapacity marks a job that Cloud Run definitely refused to create now.
+var errCapacity = errors.New("no capacity")
+
+// launch creates the job that starts the execution, and records it. The caller holds the
+// lease; the flow run is PENDING of this launch. repeated: an earlier try may have been made.
+func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, repeated bool) error {
+	job, jobID, err := l.render(ctx, rec, fr)
+	if err == nil && repeated && rec.Region == "" {
+		// The ledger may have been lost between an earlier try and this one.
+		rec.Region, err = l.search(ctx, jobID, job.Region)
+	}
+	if err != nil {
+		return l.failed(ctx, holder, rec, fr, err)
+	}
+	if rec.Region != "" { // an earlier try was made there
+		job.Region = rec.Region
+	}
+	if rec.JobName != "" {
+		jobID = rec.JobName
+	}
+	rec, err = l.apply(ctx, rec.FlowRunID, flowrun.Attempted{Holder: holder, LaunchID: rec.LaunchID, Region: job.Region, JobName: jobID})
+	if err != nil {
+		return err
+	}
+	if err := l.create(ctx, rec, jobID, job); err != nil {
+		return l.failed(ctx, holder, rec, fr, err)
+	}
+	execution := cloudrun.ExecutionName{Project: l.cfg.Project, Region: job.Region, Job: jobID, Execution: jobID + "-" + cloudrun.Token}
+	_, err = l.apply(ctx, rec.FlowRunID, flowrun.Launched{Holder: holder, LaunchID: rec.LaunchID, ExecutionName: execution.String()})
+	if errors.Is(err, flowrun.ErrLost) {
+		// Another launch took its place while this one was under way: nothing may be left of it.
+		return l.settler.Look(ctx, holder, rec.FlowRunID)
+	}
+	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+		return err
+	}
+	l.log.InfoContext(ctx, "launched", "flow_run_id", rec.FlowRunID, "deployment_id", rec.DeploymentID,
+		"work_pool", rec.WorkPool, "execution", execution.String())
+	// As Prefect's worker does: Prefect cancels nothing that has no infrastructure_pid.
+	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": jobID}); err != nil {
+		l.log.WarnContext(ctx, "infrastructure_pid was not set on the flow run; it is launched all the same",
+			"flow_run_id", fr.ID, "error", err)
+	}
+	return nil
+}
+
+// rendered is a job ready to be created.
+type rendered struct {
+	jobtemplate.Rendered
+	launch cloudrun.Launch
+}
+
+// render resolves the work pool's template for the flow run.
+func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun) (rendered, string, error) {
+	var (
+		pool       prefect.WorkPool
+		flow       prefect.Flow
+		deployment *prefect.Deployment
+	)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) { pool, err = l.catalog.WorkPool(gctx, fr.WorkPoolName); return err })
+	g.Go(func() (err error) { flow, err = l.catalog.Flow(gctx, fr.FlowID); return err })
+	if fr.DeploymentID != "" {
+		g.Go(func() error {
+			d, err := l.catalog.Deployment(gctx, fr.DeploymentID)
+			if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {
+				return &flowrun.Error{Fault: flowrun.Permanent, Act: "read deployment " + fr.DeploymentID, Hint: "it no longer exists; deploy the flow again", Err: err}
+			}
+			deployment = &d
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return rendered{}, "", err
+	}
+	r, err := jobtemplate.Render(ctx, input(l.cfg, pool, flow, deployment, fr), l.lookup)
+	if err != nil {
+		return rendered{}, "", err
+	}
+	if r.Project != "" && r.Project != l.cfg.Project {
+		return rendered{}, "", &flowrun.Error{
+			Fault: flowrun.Permanent, Act: "use the credentials of work pool " + pool.Name,
+			Hint: fmt.Sprintf("they name project %q and this installation launches in %q; clear the work pool's `credentials`", r.Project, l.cfg.Project),
+		}
+	}
+	if err := l.cfg.Secrets.Apply(&r); err != nil {
+		return rendered{}, "", err
+	}
+	body, err := r.Job()
+	if err != nil {
+		return rendered{}, "", err
+	}
+	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
+	labels := map[string]string{
+		cloudrun.LabelFlowRun: fr.ID, cloudrun.LabelLaunch: string(rec.LaunchID), cloudrun.LabelInstall: l.cfg.Install,
+	}
+	cloudrun.SetLabels(body, labels)
+	jobID := jobtemplate.JobID(r.Name, rec.LaunchID)
+	return rendered{Rendered: r, launch: cloudrun.Launch{Region: r.Region, JobID: jobID, Token: cloudrun.Token, Job: body}}, jobID, nil
+}
+
+// search returns the region that has the job of a launch whose region nobody recorded,
+// and none where no region has it.
+func (l *Launcher) search(ctx context.Context, jobID, region string) (string, error) {
+	for _, r := range append([]string{region}, l.cfg.Regions...) {
+		switch _, err := l.cloudRun.Job(ctx, r, jobID); {
+		case err == nil:
+			return r, nil
+		case flowrun.FaultOf(err) != flowrun.NotFound:
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// create creates the job; that it exists already is success where it is this launch's own.
+func (l *Launcher) create(ctx context.Context, rec flowrun.Record, jobID string, job rendered) error {
+	job.launch.Region, job.launch.JobID = job.Region, jobID
+	err := l.cloudRun.CreateJob(ctx, job.launch)
+	switch {
+	case err == nil:
+		return nil
+	case flowrun.FaultOf(err) == flowrun.Refused:
+		return fmt.Errorf("%w: %w", errCapacity, err)
+	case flowrun.FaultOf(err) != flowrun.Exists:
+		return err
+	}
+	there, err := l.cloudRun.Job(ctx, job.Region, jobID)
+	if err != nil {
+		return err
+	}
+	if there.Labels[cloudrun.LabelLaunch] != string(rec.LaunchID) {
+		return &flowrun.Error{
+			Fault: flowrun.Permanent, Act: fmt.Sprintf("create job %s in %s", jobID, job.Region),
+			Hint: fmt.Sprintf("a job of that name exists and belongs to launch %q, not to %q; delete it or change the flow run's name",
+				there.Labels[cloudrun.LabelLaunch], rec.LaunchID),
+		}
+	}
+	return nil
+}
+
+// failed decides what a launch comes to that could not be made: put back for lack of
+// quota, rejected for good, or tried again when the message is redelivered.
+func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, err error) error {
+	now := l.cfg.Now()
+	var event flowrun.Event
+	switch flowrun.FaultOf(err) {
+	case flowrun.Permanent, flowrun.NotFound:
+		event = flowrun.Rejected{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
+			Type: flowrun.StateCrashed, Name: "Crashed", Message: "Failed to submit flow run to infrastructure: " + err.Error(),
+		}}
+	case flowrun.Refused:
+		if !errors.Is(err, errCapacity) {
+			return err
+		}
+		wait := l.cfg.PutBackFor/2 + rand.N(l.cfg.PutBackFor) //nolint:gosec // jitter
+		event = flowrun.PutBack{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
+			Type: flowrun.StateScheduled, Name: "AwaitingCapacity", ScheduledTime: now.Add(wait),
+			Message: "Cloud Run has no capacity for this flow run now; it is tried again. " + err.Error(),
+		}}
+	default:
+		return err
+	}
+	rec, aerr := l.apply(ctx, rec.FlowRunID, event)
+	if aerr != nil {
+		return aerr
+	}
+	l.log.WarnContext(ctx, "flow run not launched", "flow_run_id", rec.FlowRunID, "work_pool", rec.WorkPool, "error", err)
+	if err := l.settler.Report(ctx, holder, rec, fr); err != nil {
+		return err
+	}
+	_, err = l.apply(ctx, rec.FlowRunID, flowrun.Released{Holder: holder})
+	return acknowledge(err)
+}

@@ -1,0 +1,374 @@
+// Package launch takes a SCHEDULED flow run to exactly one execution.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/jobtemplate"
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/settle"
+)
+
+// FlowRuns is what launching asks of Prefect about flow runs.
+type FlowRuns interface {
+	FlowRun(ctx context.Context, id string) (prefect.FlowRun, error)
+	SetState(ctx context.Context, flowRunID string, p prefect.Proposal) (prefect.Answer, error)
+	UpdateFlowRun(ctx context.Context, id string, fields map[string]any) error
+	ScheduledFlowRuns(ctx context.Context, pool string, before time.Time, limit int) ([]prefect.FlowRun, error)
+}
+
+// Catalog is what launching asks of Prefect about what a flow run was made from.
+type Catalog interface {
+	WorkPool(ctx context.Context, name string) (prefect.WorkPool, error)
+	WorkQueues(ctx context.Context, pool string) ([]prefect.WorkQueue, error)
+	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
+	Flow(ctx context.Context, id string) (prefect.Flow, error)
+}
+
+// CloudRun is what launching asks of Cloud Run.
+type CloudRun interface {
+	CreateJob(ctx context.Context, l cloudrun.Launch) error
+	Job(ctx context.Context, region, jobID string) (cloudrun.Job, error)
+}
+
+// Ledger is what launching asks of the ledger.
+type Ledger interface {
+	Get(ctx context.Context, flowRunID string) (flowrun.Record, error)
+	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
+	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
+}
+
+// Config holds the limits of launching. Durations are settle.Config's where they have the same name.
+type Config struct {
+	Project, Install   string
+	Regions            []string
+	Lease, CallTimeout time.Duration
+	// LookAhead is how far ahead timers are set; what is due later is found by the sweep.
+	LookAhead time.Duration
+	// EarlyRead is how long after its publication a message about a flow run that Prefect
+	// does not know yet is delivered again: events are published before they are committed.
+	EarlyRead time.Duration
+	// PutBackFor is how long a flow run waits that was refused for lack of quota, give or take a half.
+	PutBackFor time.Duration
+	// Settings are the PREFECT_… variables that every container gets, PREFECT_API_URL among them.
+	Settings []jobtemplate.Setting
+	Secrets  jobtemplate.Secrets
+	Now      func() time.Time
+}
+
+// Launcher launches flow runs. It is safe for concurrent use.
+type Launcher struct {
+	flowRuns FlowRuns
+	catalog  Catalog
+	lookup   jobtemplate.Lookup
+	cloudRun CloudRun
+	ledger   Ledger
+	settler  *settle.Settler
+	messages settle.Messages
+	log      *slog.Logger
+	pools    map[string]bool
+	cfg      Config
+}
+
+// New returns a launcher for the work pools named.
+func New(f FlowRuns, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger, s *settle.Settler, m settle.Messages,
+	log *slog.Logger, pools []string, cfg Config,
+) *Launcher {
+	ours := map[string]bool{}
+	for _, p := range pools {
+		ours[p] = true
+	}
+	return &Launcher{
+		flowRuns: f, catalog: c, lookup: lookup, cloudRun: cr, ledger: l, settler: s, messages: m,
+		log: log, pools: ours, cfg: cfg,
+	}
+}
+
+// Dispatch looks at a flow run and does what its state asks for: launch it, set a timer,
+// resume an interrupted launch, cancel it, or nothing. published is when the message was
+// published that asks for it. holder names the caller's lease and is new for each call.
+func (l *Launcher) Dispatch(ctx context.Context, holder, flowRunID string, published time.Time) error {
+	fr, err := l.flowRuns.FlowRun(ctx, flowRunID)
+	if err != nil {
+		if flowrun.FaultOf(err) == flowrun.NotFound && l.cfg.Now().Sub(published) > l.cfg.EarlyRead {
+			return nil // deleted
+		}
+		return err
+	}
+	if !l.pools[fr.WorkPoolName] {
+		return nil
+	}
+	switch fr.StateType {
+	case flowrun.StateScheduled:
+		return l.scheduled(ctx, holder, fr)
+	case flowrun.StatePending:
+		return acknowledge(l.resume(ctx, holder, fr))
+	case flowrun.StateCancelling:
+		return l.settler.Look(ctx, holder, fr.ID)
+	}
+	return nil
+}
+
+// scheduled launches the flow run, if it is due and admitted.
+func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.FlowRun) error {
+	now := l.cfg.Now()
+	if at := due(fr); at.After(now) {
+		if at.Sub(now) > l.cfg.LookAhead {
+			return nil // the sweep will find it
+		}
+		return l.messages.DispatchAt(ctx, fr.ID, at, "due")
+	}
+	limited, err := l.limited(ctx, fr)
+	if err != nil {
+		return err
+	}
+	if limited {
+		return l.Wake(ctx, holder, fr.WorkPoolName)
+	}
+	return acknowledge(l.claim(ctx, holder, fr))
+}
+
+// limited reports whether only Prefect can tell if the flow run may start: a limit or a
+// pause of its work pool or work queue is set. The answer is as old as the caches of the
+// catalog, some seconds.
+func (l *Launcher) limited(ctx context.Context, fr prefect.FlowRun) (bool, error) {
+	pool, err := l.catalog.WorkPool(ctx, fr.WorkPoolName)
+	if err != nil {
+		return false, err
+	}
+	queues, err := l.catalog.WorkQueues(ctx, fr.WorkPoolName)
+	if err != nil {
+		return false, err
+	}
+	if pool.IsPaused || pool.ConcurrencyLimit != nil {
+		return true, nil
+	}
+	for _, q := range queues {
+		if q.Name == fr.WorkQueueName && (q.IsPaused || q.ConcurrencyLimit != nil) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Wake launches what Prefect says may start in the work pool now. One caller at a time
+// does it for a pool; the others leave a note that it has to be done again.
+func (l *Launcher) Wake(ctx context.Context, holder, pool string) error {
+	if !l.pools[pool] {
+		return nil
+	}
+	until := l.cfg.Now().Add(l.cfg.Lease)
+	granted := false
+	_, err := l.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
+		p, granted = p.Admit(holder, until, l.cfg.Now())
+		return p, nil
+	})
+	if err != nil || !granted {
+		return err
+	}
+	for {
+		if until.Sub(l.cfg.Now()) < 2*l.cfg.CallTimeout {
+			// The lease is nearly over: somebody goes on with a new one.
+			return l.messages.Freed(ctx, pool)
+		}
+		fctx, cancel := context.WithTimeout(ctx, until.Sub(l.cfg.Now())-l.cfg.CallTimeout)
+		failed := l.admitted(fctx, holder, pool)
+		cancel()
+		left := true
+		_, err := l.ledger.UpdatePool(context.WithoutCancel(ctx), pool, func(p flowrun.Pool) (flowrun.Pool, error) {
+			p, left = p.Leave(holder)
+			return p, nil
+		})
+		if err := errors.Join(failed, err); err != nil || left {
+			return err
+		}
+	}
+}
+
+// admitted launches the flow runs that Prefect returns as startable, in its order.
+func (l *Launcher) admitted(ctx context.Context, holder, pool string) error {
+	const most = 50
+	runs, err := l.flowRuns.ScheduledFlowRuns(ctx, pool, l.cfg.Now(), most)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for i, fr := range runs {
+		fr.WorkPoolName = pool // Prefect leaves it out here
+		failed = append(failed, acknowledge(l.claim(ctx, fmt.Sprintf("%s/%d", holder, i), fr)))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// claim makes the flow run ours in ledger and Prefect, then launches it.
+func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun) error {
+	launchID := flowrun.NewLaunchID(l.cfg.Install, fr.ID, fr.StateID)
+	event := flowrun.Scheduled{
+		Lease: l.lease(holder), LaunchID: launchID, StateAt: stateAt(fr),
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, DueAt: due(fr),
+	}
+	rec, err := l.apply(ctx, fr.ID, event)
+	if errors.Is(err, flowrun.ErrUnreported) || errors.Is(err, flowrun.ErrUnfinished) {
+		// The launch before this one has to be carried to its end first.
+		if err := l.settler.Look(ctx, holder, fr.ID); err != nil {
+			return err
+		}
+		event.Lease = l.lease(holder)
+		rec, err = l.apply(ctx, fr.ID, event)
+		if errors.Is(err, flowrun.ErrUnfinished) {
+			return nil // its container waits and tries again itself
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = l.propose(ctx, holder, rec, fr)
+	if err != nil {
+		settle.Release(ctx, l.ledger, l.log, holder, fr.ID, err, l.cfg.Now, l.cfg.CallTimeout)
+	}
+	return err
+}
+
+// propose reads the flow run again, now under the lease, and proposes PENDING.
+func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Record, before prefect.FlowRun) error {
+	ctx, cancel := l.settler.Fence(ctx, rec)
+	defer cancel()
+	fr, err := l.flowRuns.FlowRun(ctx, rec.FlowRunID)
+	if err != nil {
+		if flowrun.FaultOf(err) == flowrun.NotFound {
+			return l.discard(ctx, holder, rec)
+		}
+		return err
+	}
+	if fr.StateType != flowrun.StateScheduled || fr.StateID != before.StateID {
+		// PENDING would be accepted over FAILED, CRASHED and COMPLETED: never propose it
+		// over anything but the state that was seen. What replaced it has its own event.
+		if err := l.discard(ctx, holder, rec); err != nil || fr.StateType != flowrun.StateScheduled {
+			return err
+		}
+		return l.messages.Dispatch(ctx, fr.ID) // renamed, to Late for one
+	}
+	if fr.RetryType() == "in_process" {
+		// The container that was to try again is gone, or it would have stood in the way above.
+		policy := fr.EmpiricalPolicy
+		policy["retry_type"] = "reschedule"
+		if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"empirical_policy": policy}); err != nil {
+			return err
+		}
+	}
+	answer, err := l.flowRuns.SetState(ctx, fr.ID, prefect.Proposal{
+		Type: flowrun.StatePending, Name: "Pending", Message: "Claimed by pushpool.", TransitionID: string(rec.LaunchID),
+	})
+	switch {
+	case flowrun.FaultOf(err) == flowrun.NotFound && err != nil:
+		return l.discard(ctx, holder, rec)
+	case err != nil:
+		return err
+	case answer.Status == prefect.StatusAccept:
+		return l.launch(ctx, holder, rec, fr, false)
+	case ours(answer, rec.LaunchID):
+		return l.launch(ctx, holder, rec, fr, true)
+	case answer.Status == prefect.StatusWait:
+		if err := l.messages.DispatchAt(ctx, fr.ID, l.cfg.Now().Add(answer.Delay), "wait"); err != nil {
+			return err
+		}
+	}
+	// Refused: a deployment's limit (Prefect sets it SCHEDULED for later, which is an event),
+	// or somebody else was faster.
+	l.log.InfoContext(ctx, "Prefect did not accept PENDING", "flow_run_id", fr.ID, "status", answer.Status, "reason", answer.Reason)
+	return l.discard(ctx, holder, rec)
+}
+
+// resume goes on with a launch that was claimed in Prefect and then interrupted.
+func (l *Launcher) resume(ctx context.Context, holder string, fr prefect.FlowRun) error {
+	rec, err := l.ledger.Get(ctx, fr.ID)
+	if err != nil {
+		return err
+	}
+	c, err := l.settler.Claim(ctx, fr, rec)
+	if err != nil || !c.Ours {
+		return err
+	}
+	rec, err = l.apply(ctx, fr.ID, flowrun.Scheduled{
+		Lease: l.lease(holder), LaunchID: c.LaunchID, StateAt: c.ScheduledStateAt,
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, DueAt: due(fr),
+	})
+	if err != nil {
+		return err
+	}
+	err = l.relaunch(ctx, holder, rec)
+	if err != nil {
+		settle.Release(ctx, l.ledger, l.log, holder, fr.ID, err, l.cfg.Now, l.cfg.CallTimeout)
+	}
+	return err
+}
+
+func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Record) error {
+	ctx, cancel := l.settler.Fence(ctx, rec)
+	defer cancel()
+	fr, err := l.flowRuns.FlowRun(ctx, rec.FlowRunID)
+	if err != nil {
+		return err
+	}
+	if fr.StateType != flowrun.StatePending || fr.State == nil || fr.State.Details.TransitionID != string(rec.LaunchID) {
+		// It moved on meanwhile; the record stays as it is for whoever settles it.
+		return flowrun.ErrDone
+	}
+	return l.launch(ctx, holder, rec, fr, true)
+}
+
+// discard gives up a candidate that Prefect did not accept.
+func (l *Launcher) discard(ctx context.Context, holder string, rec flowrun.Record) error {
+	_, err := l.apply(ctx, rec.FlowRunID, flowrun.Discarded{Holder: holder, LaunchID: rec.LaunchID})
+	return err
+}
+
+func (l *Launcher) apply(ctx context.Context, flowRunID string, e flowrun.Event) (flowrun.Record, error) {
+	return l.ledger.Update(ctx, flowRunID, func(r flowrun.Record) (flowrun.Record, error) {
+		return flowrun.Apply(r, e, l.cfg.Now())
+	})
+}
+
+func (l *Launcher) lease(holder string) flowrun.Lease {
+	return flowrun.Lease{Holder: holder, Until: l.cfg.Now().Add(l.cfg.Lease)}
+}
+
+// acknowledge drops the errors that leave nothing to do.
+func acknowledge(err error) error {
+	if errors.Is(err, flowrun.ErrDone) || errors.Is(err, flowrun.ErrLost) {
+		return nil
+	}
+	return err
+}
+
+// ours reports whether a refused proposal shows that an earlier try of the same launch was accepted.
+func ours(a prefect.Answer, id flowrun.LaunchID) bool {
+	return a.Status == prefect.StatusReject && a.State != nil &&
+		a.State.Type == flowrun.StatePending && a.State.Details.TransitionID == string(id)
+}
+
+func due(fr prefect.FlowRun) time.Time {
+	if fr.NextScheduledStartTime != nil {
+		return *fr.NextScheduledStartTime
+	}
+	if fr.ExpectedStartTime != nil {
+		return *fr.ExpectedStartTime
+	}
+	return time.Time{}
+}
+
+func stateAt(fr prefect.FlowRun) time.Time {
+	if fr.State == nil {
+		return due(fr)
+	}
+	return fr.State.Timestamp
+}

@@ -1,0 +1,164 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cloud.google.com/go/firestore"
+	"google.golang.org/api/iterator"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// Collections of the ledger in its database.
+const (
+	flowRunsCollection  = "flowRuns"
+	workPoolsCollection = "workPools"
+)
+
+// callTimeout bounds one call to Firestore, transactions with their retries included.
+const callTimeout = 20 * time.Second
+
+// Firestore is the ledger of a deployed installation.
+type Firestore struct{ client *firestore.Client }
+
+// NewFirestore returns the ledger in the client's database. The client stays the caller's to close.
+func NewFirestore(client *firestore.Client) *Firestore { return &Firestore{client: client} }
+
+// stored is a record as Firestore holds it: with what queries need beside it.
+type stored struct {
+	flowrun.Record
+	// Unreported repeats what Record.Unreported computes: Firestore cannot ask for "no time".
+	Unreported bool `firestore:"unreported"`
+}
+
+// Get implements Ledger.
+func (f *Firestore) Get(ctx context.Context, flowRunID string) (flowrun.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	doc, err := f.client.Collection(flowRunsCollection).Doc(flowRunID).Get(ctx)
+	r, err := decode(flowRunID, doc, err)
+	if err != nil {
+		return flowrun.Record{}, fmt.Errorf("read ledger record %s/%s: %w", flowRunsCollection, flowRunID, err)
+	}
+	return r, nil
+}
+
+// Update implements Ledger.
+func (f *Firestore) Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error) {
+	ref := f.client.Collection(flowRunsCollection).Doc(flowRunID)
+	return update(ctx, f.client, ref,
+		func(doc *firestore.DocumentSnapshot, err error) (flowrun.Record, error) {
+			return decode(flowRunID, doc, err)
+		},
+		change,
+		func(r flowrun.Record) any { return stored{Record: r, Unreported: r.Unreported()} })
+}
+
+// UpdatePool implements Ledger.
+func (f *Firestore) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
+	ref := f.client.Collection(workPoolsCollection).Doc(name)
+	return update(ctx, f.client, ref,
+		func(doc *firestore.DocumentSnapshot, err error) (flowrun.Pool, error) {
+			var p flowrun.Pool
+			if status.Code(err) != codes.NotFound {
+				if err != nil {
+					return p, err
+				}
+				if err := doc.DataTo(&p); err != nil {
+					return p, err
+				}
+			}
+			p.Name = name
+			return p, nil
+		},
+		change,
+		func(p flowrun.Pool) any { return p })
+}
+
+// update reads, changes and writes one document in a transaction.
+func update[T any](ctx context.Context, client *firestore.Client, ref *firestore.DocumentRef,
+	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
+) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var result T
+	var refused error // change's own error, which is an answer and not a failure of Firestore
+	err := client.RunTransaction(ctx, func(ctx context.Context, tx *firestore.Transaction) error {
+		refused = nil
+		before, err := decode(tx.Get(ref))
+		if err != nil {
+			return err
+		}
+		after, err := change(before)
+		if err != nil {
+			result, refused = before, err
+			return nil
+		}
+		result = after
+		return tx.Set(ref, encode(after))
+	})
+	if err != nil {
+		return result, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
+	}
+	return result, refused
+}
+
+// Unreported implements Ledger. It asks for one field and sorts nothing, so it needs no
+// composite index; unreported verdicts are few.
+func (f *Firestore) Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	docs := f.client.Collection(flowRunsCollection).Where("unreported", "==", true).Limit(limit).Documents(ctx)
+	defer docs.Stop()
+	var found []flowrun.Record
+	for {
+		doc, err := docs.Next()
+		if errors.Is(err, iterator.Done) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("query unreported verdicts in the ledger: %w", err)
+		}
+		r, err := decode(doc.Ref.ID, doc, nil)
+		if err != nil {
+			return nil, fmt.Errorf("read ledger record %s/%s: %w", flowRunsCollection, doc.Ref.ID, err)
+		}
+		if r.FinishedAt.Before(before) {
+			found = append(found, r)
+		}
+	}
+}
+
+// ByExecution implements Ledger.
+func (f *Firestore) ByExecution(ctx context.Context, name string) (flowrun.Record, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	docs, err := f.client.Collection(flowRunsCollection).Where("executionName", "==", name).Limit(1).Documents(ctx).GetAll()
+	if err != nil || len(docs) == 0 {
+		if err != nil {
+			err = fmt.Errorf("query the ledger for execution %s: %w", name, err)
+		}
+		return flowrun.Record{}, false, err
+	}
+	r, err := decode(docs[0].Ref.ID, docs[0], nil)
+	return r, err == nil, err
+}
+
+func decode(flowRunID string, doc *firestore.DocumentSnapshot, err error) (flowrun.Record, error) {
+	var s stored
+	if status.Code(err) != codes.NotFound {
+		if err != nil {
+			return flowrun.Record{}, err
+		}
+		if err := doc.DataTo(&s); err != nil {
+			return flowrun.Record{}, err
+		}
+	}
+	s.FlowRunID = flowRunID
+	return s.Record, nil
+}

@@ -1,0 +1,28 @@
+// Package ledger keeps the record of each flow run: which launch ties it to an execution, and why.
+package ledger
+
+import (
+	"context"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// Ledger is what both stores offer, held to one suite (package ledgertest). Consumers
+// declare the part of it that they use.
+type Ledger interface {
+	// Get returns the flow run's record, and one with the id alone where there is none.
+	Get(ctx context.Context, flowRunID string) (flowrun.Record, error)
+	// Update applies change to the flow run's record in one transaction and returns what
+	// was written. change may be called several times; where it fails nothing is written
+	// and its error is returned as it is, with the record as it stands.
+	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
+	// Unreported returns at most limit records whose verdict Prefect has not been told,
+	// reached before the given time.
+	Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error)
+	// ByExecution returns the record of the execution with that full name; found is false
+	// where the ledger knows none.
+	ByExecution(ctx context.Context, name string) (r flowrun.Record, found bool, err error)
+	// UpdatePool is Update for the state of a work pool.
+	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
+}

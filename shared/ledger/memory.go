@@ -1,0 +1,96 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// Memory is a ledger in one process's memory: for tests and for one machine. It is lost
+// with the process, which the system survives.
+type Memory struct {
+	mu      sync.Mutex
+	records map[string]flowrun.Record
+	pools   map[string]flowrun.Pool
+}
+
+// NewMemory returns an empty ledger.
+func NewMemory() *Memory {
+	return &Memory{records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{}}
+}
+
+// Get implements Ledger.
+func (m *Memory) Get(_ context.Context, flowRunID string) (flowrun.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.get(flowRunID), nil
+}
+
+// Update implements Ledger.
+func (m *Memory) Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return flowrun.Record{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.get(flowRunID)
+	after, err := change(before)
+	if err != nil {
+		return before, err
+	}
+	m.records[flowRunID] = after
+	return after, nil
+}
+
+// Unreported implements Ledger.
+func (m *Memory) Unreported(_ context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	found := slices.DeleteFunc(slices.Collect(maps.Values(m.records)), func(r flowrun.Record) bool {
+		return !r.Unreported() || !r.FinishedAt.Before(before)
+	})
+	slices.SortFunc(found, func(a, b flowrun.Record) int {
+		return cmp.Or(a.FinishedAt.Compare(b.FinishedAt), cmp.Compare(a.FlowRunID, b.FlowRunID))
+	})
+	return found[:min(limit, len(found))], nil
+}
+
+// ByExecution implements Ledger.
+func (m *Memory) ByExecution(_ context.Context, name string) (flowrun.Record, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.records {
+		if r.ExecutionName == name {
+			return r, true, nil
+		}
+	}
+	return flowrun.Record{}, false, nil
+}
+
+// UpdatePool implements Ledger.
+func (m *Memory) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
+	if err := ctx.Err(); err != nil {
+		return flowrun.Pool{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.pools[name]
+	before.Name = name
+	after, err := change(before)
+	if err != nil {
+		return before, err
+	}
+	m.pools[name] = after
+	return after, nil
+}
+
+func (m *Memory) get(flowRunID string) flowrun.Record {
+	r := m.records[flowRunID]
+	r.FlowRunID = flowRunID
+	return r
+}

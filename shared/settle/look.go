@@ -1,0 +1,218 @@
+package settle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// Claim is who holds a flow run, as Prefect tells it: the newest PENDING of its history.
+type Claim struct {
+	// Ours: the PENDING carries a transition id that we can compute from a SCHEDULED state
+	// before it. A worker's, or another installation's, is never ours.
+	Ours     bool
+	LaunchID flowrun.LaunchID
+	// ScheduledStateAt is the time of that SCHEDULED state.
+	ScheduledStateAt time.Time
+	// Started: a RUNNING followed the PENDING.
+	Started bool
+}
+
+// Claim tells who holds the flow run. It reads the flow run's history only where flow run
+// and record do not tell.
+func (s *Settler) Claim(ctx context.Context, fr prefect.FlowRun, rec flowrun.Record) (Claim, error) {
+	if fr.StateType == flowrun.StatePending && rec.LaunchID != "" && fr.State != nil &&
+		fr.State.Details.TransitionID == string(rec.LaunchID) && rec.Status != flowrun.StatusNone {
+		return Claim{Ours: true, LaunchID: rec.LaunchID, ScheduledStateAt: rec.ScheduledStateAt}, nil
+	}
+	switch fr.StateType {
+	case flowrun.StateCompleted, flowrun.StateFailed, flowrun.StateCancelled:
+		return Claim{LaunchID: rec.LaunchID}, nil // nothing is ever written over these
+	}
+	states, err := s.prefect.FlowRunStates(ctx, fr.ID)
+	if err != nil {
+		return Claim{}, err
+	}
+	return claim(s.cfg.Install, fr.ID, states), nil
+}
+
+// claim finds the newest PENDING in a history, oldest state first, and whose it is.
+func claim(install, flowRunID string, states []prefect.State) Claim {
+	var c Claim
+	scheduled := map[flowrun.LaunchID]time.Time{}
+	for _, st := range states {
+		switch st.Type {
+		case flowrun.StateScheduled:
+			scheduled[flowrun.NewLaunchID(install, flowRunID, st.ID)] = st.Timestamp
+		case flowrun.StatePending:
+			id := flowrun.LaunchID(st.Details.TransitionID)
+			at, ours := scheduled[id]
+			c = Claim{Ours: ours, LaunchID: id, ScheduledStateAt: at}
+		case flowrun.StateRunning:
+			c.Started = true
+		}
+	}
+	return c
+}
+
+// recovered is the launch as it can be known without the ledger.
+func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.Launch {
+	l := flowrun.Launch{
+		LaunchID: c.LaunchID, ScheduledStateAt: c.ScheduledStateAt, Status: flowrun.StatusClaimed,
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID,
+	}
+	if told != nil && told.LaunchID == c.LaunchID {
+		l.Region, l.JobName, l.ExecutionName = told.Execution.Region, told.Execution.Job, told.Execution.String()
+	} else if strings.HasSuffix(fr.InfrastructurePID, "-"+c.LaunchID.Suffix()) {
+		l.JobName = fr.InfrastructurePID // the region is looked for
+	}
+	return l
+}
+
+// found is what Cloud Run has of a launch.
+type found struct {
+	missing   bool
+	execution *cloudrun.Execution // alive or ended
+	ended     *Ending
+}
+
+// find looks for the launch's execution, in its region or, where that is unknown, in all.
+func (s *Settler) find(ctx context.Context, rec flowrun.Record) (found, error) {
+	if rec.JobName == "" {
+		return found{missing: true}, nil
+	}
+	regions := s.cfg.Regions
+	if rec.Region != "" {
+		regions = []string{rec.Region}
+	}
+	for _, region := range regions {
+		l := rec.Launch
+		l.Region = region
+		f, err := s.findIn(ctx, l)
+		if err != nil || !f.missing {
+			return f, err
+		}
+	}
+	return found{missing: true}, nil
+}
+
+func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
+	x, err := s.cloudRun.Execution(ctx, s.name(l))
+	if err == nil {
+		f := found{execution: &x}
+		if x.Outcome != nil {
+			f.ended = &Ending{LaunchID: l.LaunchID, Execution: x.Name, Outcome: *x.Outcome, StartedAt: x.StartTime, EndedAt: x.CompletionTime}
+		}
+		return f, nil
+	}
+	if flowrun.FaultOf(err) != flowrun.NotFound {
+		return found{}, err
+	}
+	job, err := s.cloudRun.Job(ctx, l.Region, l.JobName)
+	if err != nil {
+		if flowrun.FaultOf(err) == flowrun.NotFound {
+			return found{missing: true}, nil
+		}
+		return found{}, err
+	}
+	if job.Failure != nil { // it never started, and never will
+		return found{ended: &Ending{LaunchID: l.LaunchID, Execution: s.name(l), Outcome: *job.Failure, EndedAt: s.cfg.Now()}}, nil
+	}
+	if job.Reconciling {
+		return found{}, nil
+	}
+	return found{missing: true}, nil // a job that is ready and whose execution was deleted
+}
+
+// name is the full name of the launch's execution.
+func (s *Settler) name(l flowrun.Launch) cloudrun.ExecutionName {
+	if n, err := cloudrun.ParseExecutionName(l.ExecutionName); err == nil {
+		return n
+	}
+	return cloudrun.ExecutionName{Project: s.cfg.Project, Region: l.Region, Job: l.JobName, Execution: l.JobName + "-" + cloudrun.Token}
+}
+
+// where is the links that end a message to the flow's author.
+func (s *Settler) where(n cloudrun.ExecutionName) string {
+	if n.Job == "" || n.Region == "" {
+		return ""
+	}
+	return fmt.Sprintf(" Logs: %s Execution: %s", n.LogsURL(), n.ConsoleURL())
+}
+
+// apply writes an event to the ledger.
+func (s *Settler) apply(ctx context.Context, flowRunID string, e flowrun.Event) (flowrun.Record, error) {
+	return s.ledger.Update(ctx, flowRunID, func(r flowrun.Record) (flowrun.Record, error) {
+		return flowrun.Apply(r, e, s.cfg.Now())
+	})
+}
+
+// Fence bounds ctx so that every call made with it ends before the lease does.
+func (s *Settler) Fence(ctx context.Context, rec flowrun.Record) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, rec.LeaseUntil.Sub(s.cfg.Now())-s.cfg.CallTimeout/2)
+}
+
+// release gives the lease back. After an unclear failure a request may still be under way:
+// then the lease ends a little later.
+func (s *Settler) release(ctx context.Context, holder, flowRunID string, failed error) {
+	Release(ctx, s.ledger, s.log, holder, flowRunID, failed, s.cfg.Now, s.cfg.CallTimeout)
+}
+
+// Release gives a lease back, at once or, where failed leaves open what came of a call,
+// when that call must be over. A lease that cannot be given back runs out by itself.
+func Release(ctx context.Context, l Ledger, log interface {
+	WarnContext(ctx context.Context, msg string, args ...any)
+}, holder, flowRunID string, failed error, now func() time.Time, callTimeout time.Duration,
+) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	at := now()
+	var call *flowrun.Error
+	if errors.As(failed, &call) && call.Fault == flowrun.Unclear || errors.Is(failed, context.DeadlineExceeded) {
+		at = at.Add(callTimeout / 2)
+	}
+	_, err := l.Update(ctx, flowRunID, func(r flowrun.Record) (flowrun.Record, error) {
+		return flowrun.Apply(r, flowrun.Released{Holder: holder, At: at}, now())
+	})
+	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+		log.WarnContext(ctx, "the lease on a flow run could not be given back; it runs out by itself", "flow_run_id", flowRunID, "error", err)
+	}
+}
+
+// later asks for another look at a time and says why.
+func (s *Settler) later(ctx context.Context, rec flowrun.Record, at time.Time, cause, why string) error {
+	if err := s.messages.DispatchAt(ctx, rec.FlowRunID, at, cause); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "flow run "+why, "flow_run_id", rec.FlowRunID, "look_again_at", at)
+	return nil
+}
+
+func view(fr prefect.FlowRun) flowrun.View {
+	v := flowrun.View{
+		StateType: fr.StateType, StateName: fr.StateName, StateAt: stateAt(fr),
+		RetryInProcess: fr.RetryType() == "in_process",
+	}
+	v.Suspended = fr.State != nil && fr.State.Details.PauseReschedule
+	return v
+}
+
+func stateAt(fr prefect.FlowRun) time.Time {
+	if fr.State == nil {
+		return time.Time{}
+	}
+	return fr.State.Timestamp
+}
+
+func timePointer(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

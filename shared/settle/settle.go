@@ -1,0 +1,361 @@
+// Package settle brings a launched flow run to its true end in Prefect and in the ledger.
+//
+// The finalizer calls it when an execution ended, the dispatcher when a flow run is
+// cancelled or launched anew, the reconciler when the three records differ. All of them
+// go the same way: take the flow run's lease, read the flow run, look at the execution,
+// decide, store the verdict, tell Prefect.
+package settle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// Prefect is what settling asks of Prefect's API.
+type Prefect interface {
+	FlowRun(ctx context.Context, id string) (prefect.FlowRun, error)
+	FlowRunStates(ctx context.Context, flowRunID string) ([]prefect.State, error)
+	SetState(ctx context.Context, flowRunID string, p prefect.Proposal) (prefect.Answer, error)
+}
+
+// CloudRun is what settling asks of Cloud Run.
+type CloudRun interface {
+	Job(ctx context.Context, region, jobID string) (cloudrun.Job, error)
+	Execution(ctx context.Context, name cloudrun.ExecutionName) (cloudrun.Execution, error)
+	CancelExecution(ctx context.Context, name cloudrun.ExecutionName) error
+	DeleteJob(ctx context.Context, region, jobID string) error
+}
+
+// Ledger is what settling asks of the ledger.
+type Ledger interface {
+	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
+}
+
+// Messages sends what follows to the topic flow-runs.
+type Messages interface {
+	// Dispatch asks to look at the flow run now.
+	Dispatch(ctx context.Context, flowRunID string) error
+	// DispatchAt asks to look at the flow run at a time; cause tells timers of the same
+	// time apart.
+	DispatchAt(ctx context.Context, flowRunID string, at time.Time, cause string) error
+	// Freed tells that a slot of the work pool came free.
+	Freed(ctx context.Context, workPool string) error
+}
+
+// Config holds the deadlines of settling.
+type Config struct {
+	Project string
+	Install string
+	// Regions are looked through for an execution whose region the ledger has lost.
+	Regions []string
+	// Lease is how long one handler may write about a flow run; CallTimeout is the longest
+	// that one call to Prefect or Cloud Run takes. No call starts in the last CallTimeout of a lease.
+	Lease, CallTimeout time.Duration
+	// ReportGrace is how long a flow run may stay RUNNING after its container exited with 0.
+	ReportGrace time.Duration
+	// CancelGrace is how long a flow that listens for its cancellation is left to itself.
+	CancelGrace time.Duration
+	// GoneAfter is how long after the first look a missing execution has to be missing still.
+	GoneAfter time.Duration
+	Now       func() time.Time
+}
+
+// Settler settles flow runs. It is safe for concurrent use.
+type Settler struct {
+	prefect  Prefect
+	cloudRun CloudRun
+	ledger   Ledger
+	messages Messages
+	log      *slog.Logger
+	cfg      Config
+}
+
+// New returns a settler.
+func New(p Prefect, c CloudRun, l Ledger, m Messages, log *slog.Logger, cfg Config) *Settler {
+	return &Settler{prefect: p, cloudRun: c, ledger: l, messages: m, log: log, cfg: cfg}
+}
+
+// ErrWait: there is nothing to do yet. The message is to be delivered again.
+var ErrWait = errors.New("not yet")
+
+// Ending is an execution's end as somebody else told it.
+type Ending struct {
+	LaunchID  flowrun.LaunchID
+	Execution cloudrun.ExecutionName
+	Outcome   flowrun.Outcome
+	StartedAt time.Time
+	EndedAt   time.Time
+}
+
+// Ended settles the flow run whose execution ended. An ending of a launch that is not
+// the flow run's current one is recorded and not reported.
+func (s *Settler) Ended(ctx context.Context, holder, flowRunID string, e Ending) error {
+	return s.settle(ctx, holder, flowRunID, &e)
+}
+
+// Look settles the flow run by what Prefect and Cloud Run show of it: its execution ended
+// or is gone, it is to be cancelled, an earlier launch stands in a new one's way.
+// The error is flowrun.ErrBusy or ErrWait where somebody has to come again.
+func (s *Settler) Look(ctx context.Context, holder, flowRunID string) error {
+	return s.settle(ctx, holder, flowRunID, nil)
+}
+
+func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *Ending) (err error) {
+	rec, err := s.apply(ctx, flowRunID, flowrun.Taken{Lease: flowrun.Lease{Holder: holder, Until: s.cfg.Now().Add(s.cfg.Lease)}})
+	if err != nil {
+		return err
+	}
+	defer func() { s.release(ctx, holder, flowRunID, err) }()
+	ctx, cancel := s.Fence(ctx, rec)
+	defer cancel()
+
+	fr, err := s.prefect.FlowRun(ctx, flowRunID)
+	if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {
+		return s.deleted(ctx, holder, rec, told)
+	}
+	if err != nil {
+		return err
+	}
+	if rec.Unreported() {
+		if rec, err = s.report(ctx, holder, rec, fr); err != nil {
+			return err
+		}
+	}
+	c, err := s.Claim(ctx, fr, rec)
+	if err != nil {
+		return err
+	}
+	if c.Ours && rec.LaunchID != c.LaunchID {
+		if rec, err = s.apply(ctx, flowRunID, flowrun.Corrected{Holder: holder, Launch: s.recovered(fr, c, told)}); err != nil {
+			return err
+		}
+	}
+	if told != nil {
+		return s.conclude(ctx, holder, rec, fr, c, *told)
+	}
+	if rec.Status.Over() {
+		// The ledger has its verdict and Prefect was told; or nothing was ever launched.
+		return nil
+	}
+	found, err := s.find(ctx, rec)
+	if err != nil {
+		return err
+	}
+	switch {
+	case found.ended != nil:
+		return s.conclude(ctx, holder, rec, fr, c, *found.ended)
+	case found.missing:
+		return s.missing(ctx, holder, rec, fr, c)
+	}
+	return s.alive(ctx, holder, rec, fr, c, found)
+}
+
+// conclude stores the verdict on an execution that ended, then tells Prefect.
+func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim, e Ending) error {
+	v := view(fr)
+	v.Current = c.Ours && e.LaunchID == c.LaunchID
+	now := s.cfg.Now()
+	endedAt := e.EndedAt
+	if endedAt.IsZero() {
+		endedAt = now
+	}
+	report, next := flowrun.Verdict(v, rec.Launch, e.Outcome, s.where(e.Execution), endedAt, now, s.cfg.ReportGrace)
+	if next == flowrun.NextLook {
+		return fmt.Errorf("%w: execution %s succeeded, flow run %s is %s; it is looked at again until %s",
+			ErrWait, e.Execution, rec.FlowRunID, v.StateType, endedAt.Add(s.cfg.ReportGrace).Format(time.RFC3339))
+	}
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
+		Holder: holder, LaunchID: e.LaunchID, ExecutionName: e.Execution.String(),
+		Outcome: e.Outcome, StartedAt: e.StartedAt, EndedAt: endedAt, Reason: e.Outcome.Text, Report: report,
+	})
+	if errors.Is(err, flowrun.ErrDone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if rec, err = s.report(ctx, holder, rec, fr); err != nil {
+		return err
+	}
+	if next == flowrun.NextDispatch {
+		if err := s.messages.Dispatch(ctx, rec.FlowRunID); err != nil {
+			return err
+		}
+	}
+	if fr.WorkPoolName == "" {
+		return nil
+	}
+	return s.messages.Freed(ctx, fr.WorkPoolName)
+}
+
+// missing deals with a launch of which neither job nor execution is to be found.
+func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
+	now := s.cfg.Now()
+	attempted := rec.Region != ""
+	if rec.MissingSince.IsZero() && attempted {
+		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Missing{Holder: holder})
+		if err != nil {
+			return err
+		}
+		return s.later(ctx, rec, rec.MissingSince.Add(s.cfg.GoneAfter), "missing", "its execution was not found; it is believed gone when it is not found again")
+	}
+	if attempted && now.Before(rec.MissingSince.Add(s.cfg.GoneAfter)) {
+		return s.later(ctx, rec, rec.MissingSince.Add(s.cfg.GoneAfter), "missing", "its execution was not found a moment ago")
+	}
+	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed {
+		return s.messages.Dispatch(ctx, rec.FlowRunID) // the launch was interrupted: resume it
+	}
+	kind := flowrun.Deleted
+	if fr.StateType == flowrun.StateCancelling || !attempted {
+		kind = flowrun.Cancelled
+	}
+	return s.conclude(ctx, holder, rec, fr, c, Ending{
+		LaunchID: rec.LaunchID, Execution: s.name(rec.Launch), EndedAt: now,
+		Outcome: flowrun.Outcome{Kind: kind},
+	})
+}
+
+// alive deals with a launch whose execution runs, or whose job is about to start it.
+func (s *Settler) alive(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim, f found) error {
+	if rec.Status == flowrun.StatusClaimed && f.execution != nil {
+		// Whoever launched it died before recording it.
+		var err error
+		rec, err = s.apply(ctx, rec.FlowRunID, flowrun.Launched{LaunchID: rec.LaunchID, ExecutionName: f.execution.Name.String()})
+		if err != nil && !errors.Is(err, flowrun.ErrDone) {
+			return err
+		}
+	}
+	switch {
+	case fr.StateType == flowrun.StateCancelling && c.Ours:
+		return s.cancel(ctx, holder, rec, c, f)
+	case fr.StateType == flowrun.StateScheduled && fr.RetryType() == "in_process":
+		return nil // the container waits and tries again itself
+	case fr.StateType == flowrun.StateScheduled:
+		return s.stop(ctx, holder, rec, f, "the flow run is to be launched anew")
+	}
+	return nil
+}
+
+// cancel stops the execution of a flow run that is CANCELLING, after a grace where its
+// container listens for the cancellation itself.
+func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record, c Claim, f found) error {
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Cancelling{Holder: holder})
+	if err != nil {
+		return err
+	}
+	until := rec.CancelRequestedAt.Add(s.cfg.CancelGrace)
+	if c.Started && f.execution != nil && f.execution.ListensForCancellation() && s.cfg.Now().Before(until) {
+		return s.messages.DispatchAt(ctx, rec.FlowRunID, until, "cancel")
+	}
+	err = s.stop(ctx, holder, rec, f, "the flow run was cancelled")
+	if errors.Is(err, ErrWait) {
+		return nil // its end is an event, and the sweep looks too
+	}
+	return err
+}
+
+// stop abandons the launch and stops what it made. It returns ErrWait: the execution's end is still to come.
+func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f found, why string) error {
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Abandon{Holder: holder, Reason: why})
+	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+		return err
+	}
+	if f.execution != nil {
+		if err := s.cloudRun.CancelExecution(ctx, f.execution.Name); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: execution %s is being stopped because %s", ErrWait, f.execution.Name, why)
+	}
+	if err := s.cloudRun.DeleteJob(ctx, rec.Region, rec.JobName); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: job %s, which had not started, was deleted because %s", ErrWait, rec.JobName, why)
+}
+
+// deleted deals with a flow run that Prefect no longer has: nobody is left to be told.
+func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record, told *Ending) error {
+	if rec.Unreported() {
+		_, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
+		return err
+	}
+	if rec.Status.Over() {
+		return nil
+	}
+	if told == nil {
+		f, err := s.find(ctx, rec)
+		if err != nil {
+			return err
+		}
+		if f.execution != nil && f.ended == nil {
+			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect"); !errors.Is(err, ErrWait) {
+				return err
+			}
+			return nil
+		}
+		if told = f.ended; told == nil {
+			told = &Ending{LaunchID: rec.LaunchID, Execution: s.name(rec.Launch), Outcome: flowrun.Outcome{Kind: flowrun.Deleted}}
+		}
+	}
+	_, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
+		Holder: holder, LaunchID: told.LaunchID, ExecutionName: told.Execution.String(), Outcome: told.Outcome,
+		StartedAt: told.StartedAt, EndedAt: told.EndedAt, Reason: "the flow run was deleted in Prefect",
+	})
+	if errors.Is(err, flowrun.ErrDone) {
+		return nil
+	}
+	return err
+}
+
+// report tells Prefect a stored verdict, if it is still to be told, and records that it was.
+// fr was read under the lease that holder has.
+func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun) (flowrun.Record, error) {
+	if !rec.Unreported() {
+		return rec, nil
+	}
+	if due(rec, fr) {
+		_, err := s.prefect.SetState(ctx, rec.FlowRunID, prefect.Proposal{
+			Type: rec.Report.Type, Name: rec.Report.Name, Message: rec.Report.Message, ScheduledTime: timePointer(rec.Report.ScheduledTime),
+		})
+		// Whatever Prefect answers but an error settles it: ACCEPT tells it, REJECT and ABORT
+		// say that the flow run moved on by itself.
+		if err != nil && flowrun.FaultOf(err) != flowrun.NotFound {
+			return rec, err
+		}
+	}
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
+	if errors.Is(err, flowrun.ErrDone) {
+		err = nil
+	}
+	return rec, err
+}
+
+// Report tells Prefect a verdict just stored by the holder of the lease, for a flow run
+// read under that lease.
+func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun) error {
+	_, err := s.report(ctx, holder, rec, fr)
+	return err
+}
+
+// due reports whether the stored report still applies to the flow run as it was read.
+// CRASHED is always safe to propose: Prefect refuses it over anything final.
+func due(rec flowrun.Record, fr prefect.FlowRun) bool {
+	if rec.Report == nil {
+		return false
+	}
+	switch rec.Report.Type {
+	case flowrun.StateCancelled:
+		return fr.StateType == flowrun.StateCancelling ||
+			fr.StateType == flowrun.StateCrashed && !rec.CancelRequestedAt.IsZero() && stateAt(fr).After(rec.CancelRequestedAt)
+	case flowrun.StateScheduled:
+		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning
+	default:
+		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning || fr.StateType == flowrun.StatePaused
+	}
+}

@@ -145,7 +145,7 @@ func (c *Client) Close() error {
 func (c *Client) CreateJob(ctx context.Context, l Launch) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	l.Job.ExecutionToken = &runpb.Job_StartExecutionToken{StartExecutionToken: l.Token}
+	l.Job.CreateExecution = &runpb.Job_StartExecutionToken{StartExecutionToken: l.Token}
 	_, err := c.jobs.CreateJob(ctx, &runpb.CreateJobRequest{
 		Parent: fmt.Sprintf("projects/%s/locations/%s", c.project, l.Region), JobId: l.JobID, Job: l.Job,
 	})

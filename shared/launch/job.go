@@ -108,7 +108,7 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	}
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
 	labels := map[string]string{
-		cloudrun.LabelFlowRun: fr.ID, cloudrun.LabelLaunch: string(rec.LaunchID), cloudrun.LabelInstall: l.cfg.Install,
+		cloudrun.LabelFlowRun: fr.ID, cloudrun.LabelLaunch: string(rec.LaunchID), cloudrun.LabelInstall: l.cfg.Name,
 	}
 	cloudrun.SetLabels(body, labels)
 	jobID := jobtemplate.JobID(r.Name, rec.LaunchID)

@@ -46,7 +46,10 @@ type Ledger interface {
 
 // Config holds the limits of launching. Durations are settle.Config's where they have the same name.
 type Config struct {
-	Project, Install   string
+	Project string
+	// Install is the installation's id, PROJECT/NAME; Name its name alone, which fits a label.
+	Install, Name string
+	// Regions are searched for a job whose region nobody recorded, beside the template's own.
 	Regions            []string
 	Lease, CallTimeout time.Duration
 	// LookAhead is how far ahead timers are set; what is due later is found by the sweep.
@@ -59,7 +62,9 @@ type Config struct {
 	// Settings are the PREFECT_… variables that every container gets, PREFECT_API_URL among them.
 	Settings []jobtemplate.Setting
 	Secrets  jobtemplate.Secrets
-	Now      func() time.Time
+	// DefaultImage is run where neither template nor job variables name an image.
+	DefaultImage string
+	Now          func() time.Time
 }
 
 // Launcher launches flow runs. It is safe for concurrent use.

@@ -1,0 +1,55 @@
+package launch
+
+import (
+	"context"
+
+	"github.com/pushpool/pushpool/shared/jobtemplate"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// input is what a flow run's job is made from, in jobtemplate's words.
+func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *prefect.Deployment, fr prefect.FlowRun) jobtemplate.Input {
+	in := jobtemplate.Input{
+		PoolType:            pool.Type,
+		BaseJobTemplate:     pool.BaseJobTemplate,
+		FlowRunJobVariables: fr.JobVariables,
+		FlowRun:             jobtemplate.FlowRun{ID: fr.ID, Name: fr.Name, FlowID: fr.FlowID, DeploymentID: fr.DeploymentID, Fields: fr},
+		Flow:                jobtemplate.Flow{ID: flow.ID, Name: flow.Name, Fields: flow},
+		WorkPool:            jobtemplate.WorkPool{ID: pool.ID, Name: pool.Name},
+		Worker:              jobtemplate.Worker{Name: cfg.Name},
+		Settings:            cfg.Settings,
+		DefaultProject:      cfg.Project,
+		DefaultImage:        cfg.DefaultImage,
+	}
+	if deployment != nil {
+		in.DeploymentJobVariables = deployment.JobVariables
+		in.Deployment = &jobtemplate.Deployment{ID: deployment.ID, Name: deployment.Name, Updated: deployment.Updated}
+	}
+	return in
+}
+
+// Blocks is what resolving a template asks of Prefect.
+type Blocks interface {
+	BlockDocument(ctx context.Context, typeSlug, name string) (prefect.BlockDocument, error)
+	BlockDocumentByID(ctx context.Context, id string) (prefect.BlockDocument, error)
+	Variable(ctx context.Context, name string) (value any, found bool, err error)
+}
+
+// Lookup gives a template access to Prefect's blocks and variables.
+func Lookup(b Blocks) jobtemplate.Lookup { return lookup{b} }
+
+type lookup struct{ blocks Blocks }
+
+func (l lookup) BlockDocument(ctx context.Context, typeSlug, name string) (any, error) {
+	d, err := l.blocks.BlockDocument(ctx, typeSlug, name)
+	return d.Data, err
+}
+
+func (l lookup) BlockDocumentByID(ctx context.Context, id string) (any, error) {
+	d, err := l.blocks.BlockDocumentByID(ctx, id)
+	return d.Data, err
+}
+
+func (l lookup) Variable(ctx context.Context, name string) (any, bool, error) {
+	return l.blocks.Variable(ctx, name)
+}

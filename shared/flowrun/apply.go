@@ -3,6 +3,7 @@ package flowrun
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -68,12 +69,18 @@ func (e Scheduled) apply(r Record, now time.Time) (Record, error) {
 	case !r.Status.Over():
 		return r, ErrUnfinished
 	}
-	r = pushed(r)
-	r.Launch = Launch{
-		LaunchID: e.LaunchID, ScheduledStateAt: e.StateAt, Status: StatusClaimed,
-		WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, DueAt: e.DueAt, ClaimedAt: now,
+	r, launch, known := recalled(r, e.LaunchID)
+	switch {
+	case !known:
+		launch = Launch{
+			LaunchID: e.LaunchID, ScheduledStateAt: e.StateAt, Status: StatusClaimed,
+			WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, DueAt: e.DueAt, ClaimedAt: now,
+		}
+	case launch.Status != StatusClaimed:
+		return r, ErrDone // Corrected put it aside, which does not make it start again
 	}
-	r.ExpireAt = time.Time{}
+	r = pushed(r)
+	r.Launch, r.ExpireAt = launch, time.Time{}
 	return leased(r, e.Lease), nil
 }
 
@@ -95,22 +102,18 @@ type Corrected struct {
 }
 
 func (e Corrected) apply(r Record, _ time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.LaunchID == e.Launch.LaunchID && r.Status != StatusNone {
 		return r, ErrDone
 	}
-	for i, p := range r.Previous {
-		if p.LaunchID == e.Launch.LaunchID {
-			e.Launch = p
-			r.Previous = append(append([]Launch{}, r.Previous[:i]...), r.Previous[i+1:]...)
-			break
-		}
+	r, launch, known := recalled(r, e.Launch.LaunchID)
+	if !known {
+		launch = e.Launch
 	}
 	r = pushed(r)
-	r.Launch = e.Launch
-	r.ExpireAt = time.Time{}
+	r.Launch, r.ExpireAt = launch, expiry(launch.ReportedAt)
 	return r, nil
 }
 
@@ -121,7 +124,7 @@ type Discarded struct {
 }
 
 func (e Discarded) apply(r Record, _ time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
+	if !r.heldBy(e.Holder) || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
 		return r, ErrLost
 	}
 	r.Launch = Launch{}
@@ -141,7 +144,7 @@ type Attempted struct {
 }
 
 func (e Attempted) apply(r Record, _ time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
+	if !r.heldBy(e.Holder) || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
 		return r, ErrLost
 	}
 	r.Region, r.JobName = e.Region, e.JobName
@@ -168,7 +171,8 @@ func (e Launched) apply(r Record, now time.Time) (Record, error) {
 		return r, ErrDone
 	}
 	r.ExecutionName, r.LaunchedAt = e.ExecutionName, now
-	if r.LeaseHolder == e.Holder {
+	r.MissingSince = time.Time{} // it is there: being gone has to be seen twice from now on
+	if r.heldBy(e.Holder) {
 		r = leased(r, Lease{})
 	}
 	return r, nil
@@ -182,7 +186,7 @@ type Rejected struct {
 }
 
 func (e Rejected) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.Status != StatusClaimed {
@@ -199,7 +203,7 @@ type PutBack struct {
 }
 
 func (e PutBack) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.Status != StatusClaimed {
@@ -212,7 +216,7 @@ func (e PutBack) apply(r Record, now time.Time) (Record, error) {
 type Cancelling struct{ Holder string }
 
 func (e Cancelling) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.CancelRequestedAt.IsZero() {
@@ -228,7 +232,7 @@ type Abandon struct {
 }
 
 func (e Abandon) apply(r Record, _ time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.Status.Over() {
@@ -242,7 +246,7 @@ func (e Abandon) apply(r Record, _ time.Time) (Record, error) {
 type Missing struct{ Holder string }
 
 func (e Missing) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.MissingSince.IsZero() {
@@ -265,7 +269,7 @@ type Ended struct {
 }
 
 func (e Ended) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.LaunchID != e.LaunchID || r.Status.Over() {
@@ -293,7 +297,7 @@ type Reported struct {
 }
 
 func (e Reported) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder || r.LaunchID != e.LaunchID {
+	if !r.heldBy(e.Holder) || r.LaunchID != e.LaunchID {
 		return r, ErrLost
 	}
 	if !r.Unreported() {
@@ -311,7 +315,7 @@ type Released struct {
 }
 
 func (e Released) apply(r Record, now time.Time) (Record, error) {
-	if r.LeaseHolder != e.Holder {
+	if !r.heldBy(e.Holder) {
 		return r, ErrDone
 	}
 	if e.At.After(now) {
@@ -322,6 +326,10 @@ func (e Released) apply(r Record, now time.Time) (Record, error) {
 	}
 	return leased(r, Lease{}), nil
 }
+
+// heldBy reports whether holder was the last to take the lease. It may be over: as long as
+// nobody else took it, what its holder knows is still the newest.
+func (r Record) heldBy(holder string) bool { return holder != "" && r.LeaseHolder == holder }
 
 func leased(r Record, l Lease) Record {
 	r.LeaseHolder, r.LeaseUntil = l.Holder, l.Until
@@ -344,6 +352,18 @@ func pushed(r Record) Record {
 		r.Previous = r.Previous[:maxPrevious:maxPrevious]
 	}
 	return r
+}
+
+// recalled takes the launch out of the previous ones, if it is there. What it made, and
+// where, is known only as long as it is not claimed anew.
+func recalled(r Record, id LaunchID) (Record, Launch, bool) {
+	i := slices.IndexFunc(r.Previous, func(l Launch) bool { return l.LaunchID == id })
+	if i < 0 {
+		return r, Launch{}, false
+	}
+	l := r.Previous[i]
+	r.Previous = slices.Concat(r.Previous[:i], r.Previous[i+1:])
+	return r, l, true
 }
 
 func expiry(reportedAt time.Time) time.Time {

@@ -32,10 +32,11 @@ func NewLaunchID(install, flowRunID, scheduledStateID string) LaunchID {
 }
 
 // Suffix returns 13 base32 characters (a-z, 2-7) of the id: 65 bits, which tell the
-// launches of one project and region apart in job ids.
+// launches of one project and region apart in job ids. It is empty where the id is no UUID:
+// one read from a label may be anything.
 func (id LaunchID) Suffix() string {
 	b, err := hex.DecodeString(strings.ReplaceAll(string(id), "-", ""))
-	if err != nil {
+	if err != nil || len(b) != 16 {
 		return ""
 	}
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))[:13]

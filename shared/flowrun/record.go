@@ -133,8 +133,29 @@ type Pool struct {
 	LeaseUntil  time.Time `firestore:"leaseUntil"`
 	// Again is set by whoever came while the lease was held: the holder has to ask again.
 	Again bool `firestore:"again"`
+	// The sweep's lease: one sweep of a pool at a time.
+	SweepHolder string    `firestore:"sweepHolder"`
+	SweepUntil  time.Time `firestore:"sweepUntil"`
 	// HeartbeatAt is when Prefect was last told that the pool is served.
 	HeartbeatAt time.Time `firestore:"heartbeatAt"`
+}
+
+// Sweep takes the sweep's lease for holder until the given time. granted is false while
+// somebody else holds it.
+func (p Pool) Sweep(holder string, until, now time.Time) (pool Pool, granted bool) {
+	if p.SweepHolder != "" && p.SweepHolder != holder && now.Before(p.SweepUntil) {
+		return p, false
+	}
+	p.SweepHolder, p.SweepUntil = holder, until
+	return p, true
+}
+
+// Swept gives the sweep's lease back, if holder still has it.
+func (p Pool) Swept(holder string) Pool {
+	if p.SweepHolder == holder {
+		p.SweepHolder, p.SweepUntil = "", time.Time{}
+	}
+	return p
 }
 
 // Admit takes the admission lease for holder until the given time, or, where somebody

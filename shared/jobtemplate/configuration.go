@@ -31,6 +31,7 @@ type configuration struct {
 	keepJob        bool
 	region         string
 	project        string
+	accountKey     bool  // the credentials hold the key of a service account
 	timeout        int64 // in seconds; 0 is none (v1 only)
 }
 
@@ -59,6 +60,7 @@ func readConfiguration(populated *object, v1 bool, defaultProject string) (confi
 		body:       r.body(v1),
 	}
 	r.text("command", "", true) // the body has a placeholder of its own for it
+	c.accountKey = r.accountKey
 	if !v1 {
 		c.envFromSecrets = r.envFromSecrets()
 		c.cloudSQL = r.texts("cloudsql_instances")
@@ -68,8 +70,9 @@ func readConfiguration(populated *object, v1 bool, defaultProject string) (confi
 
 // reader reads the keys of a populated job_configuration and keeps the first error.
 type reader struct {
-	from *object
-	err  error
+	from       *object
+	accountKey bool
+	err        error
 }
 
 func (r *reader) fail(key string, v any, todo string) {
@@ -200,25 +203,14 @@ func (r *reader) seconds(key string, most int64, nullable bool) int64 {
 	if !ok {
 		return 600
 	}
-	n := int64(-1)
-	switch t := v.(type) {
+	n := wholeSeconds(v)
+	switch v {
 	case nil:
 		if nullable {
 			return 0
 		}
-	case bool:
-		if t {
-			n = 1
-		}
-	case string:
-		if s := strings.TrimSpace(t); wholeNumber.MatchString(s) {
-			s, _, _ = strings.Cut(strings.ReplaceAll(strings.TrimPrefix(s, "+"), "_", ""), ".")
-			n = parseInt(s)
-		}
-	case json.Number:
-		if f, err := t.Float64(); err == nil && f == math.Trunc(f) && f < math.MaxInt32 {
-			n = int64(f)
-		}
+	case true:
+		n = 1
 	}
 	if n <= 0 || n > most {
 		r.fail(key, v, fmt.Sprintf("write whole seconds, from 1 to %d", most))
@@ -226,16 +218,28 @@ func (r *reader) seconds(key string, most int64, nullable bool) int64 {
 	return n
 }
 
-func parseInt(digits string) int64 {
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil {
-		return -1
+// wholeSeconds reads a number or the text of one as pydantic does; -1 is none.
+func wholeSeconds(v any) int64 {
+	switch t := v.(type) {
+	case string:
+		s := strings.TrimSpace(t)
+		if !wholeNumber.MatchString(s) {
+			return -1
+		}
+		s, _, _ = strings.Cut(strings.ReplaceAll(strings.TrimPrefix(s, "+"), "_", ""), ".")
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return n
+		}
+	case json.Number:
+		if f, err := t.Float64(); err == nil && f == math.Trunc(f) && f < math.MaxInt32 {
+			return int64(f)
+		}
 	}
-	return n
+	return -1
 }
 
-// project returns the project of the credentials. The credentials themselves are of no use
-// here: jobs are created with the launcher's own.
+// project returns the project of the credentials, and notes whether they hold a key. The
+// key is of no use here: jobs are created with the launcher's own identity.
 func (r *reader) project(fallback string) string {
 	v, ok := r.from.get("credentials")
 	if !ok {
@@ -262,6 +266,7 @@ func (r *reader) project(fallback string) string {
 	if info != nil && !isObject {
 		r.fail("credentials.service_account_info", info, "write the key file's JSON")
 	}
+	r.accountKey = account.len() > 0
 	project, _ := o.get("project")
 	if project == nil && account != nil {
 		project, _ = account.get("project_id")

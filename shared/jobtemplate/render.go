@@ -97,6 +97,9 @@ type Rendered struct {
 	Name    string
 	Region  string
 	Project string // of the credentials given, or Input.DefaultProject
+	// ServiceAccountKey: the credentials hold the key of a service account. Whoever creates
+	// the job with another identity has to refuse it, or the key does nothing.
+	ServiceAccountKey bool
 	// KeepJob: the job is not to be deleted when its execution has ended.
 	KeepJob bool
 	// Timeout is the task's; zero if the job does not state one.
@@ -124,7 +127,7 @@ func render(ctx context.Context, in Input, lookup Lookup) (Rendered, error) {
 		return Rendered{}, err
 	}
 	r := Rendered{
-		Name: p.name, Region: p.region, Project: p.project, KeepJob: p.keepJob,
+		Name: p.name, Region: p.region, Project: p.project, ServiceAccountKey: p.accountKey, KeepJob: p.keepJob,
 		Timeout: time.Duration(p.timeout) * time.Second, workerName: p.workerName, randomHex: p.randomHex,
 	}
 	body := p.body

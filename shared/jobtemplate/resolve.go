@@ -2,108 +2,13 @@ package jobtemplate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
-
-	"github.com/pushpool/pushpool/shared/flowrun"
-)
-
-const (
-	blockPrefix    = "prefect.blocks."
-	variablePrefix = "prefect.variables."
 )
 
 // maxWork bounds what a template resolves to, in bytes of text and values: a few small
 // values, each used many times, could otherwise fill the memory.
 const maxWork = 16 << 20
-
-// A placeholder is `{{ name }}` at [start, end) of a string.
-type placeholder struct {
-	start, end int
-	name       string
-}
-
-func (p placeholder) isBlock() bool       { return strings.HasPrefix(p.name, blockPrefix) }
-func (p placeholder) isVariable() bool    { return strings.HasPrefix(p.name, variablePrefix) }
-func (p placeholder) isEnvironment() bool { return strings.HasPrefix(p.name, "$") }
-
-// isStandard reports whether the placeholder names a job variable.
-func (p placeholder) isStandard() bool {
-	return !p.isBlock() && !p.isVariable() && !p.isEnvironment()
-}
-
-// next finds the first placeholder in s from an index on. It matches what Prefect's
-// `{{\s*([\w\.\-\[\]$]+)\s*}}` does, and reads no byte twice.
-func next(s string, from int) (placeholder, bool) {
-	for {
-		i := strings.Index(s[from:], "{{")
-		if i < 0 {
-			return placeholder{}, false
-		}
-		start := from + i
-		first := skip(s, start+2, isSpace)
-		last := skip(s, first, isName)
-		end := skip(s, last, isSpace)
-		if last > first && strings.HasPrefix(s[end:], "}}") {
-			return placeholder{start: start, end: end + 2, name: s[first:last]}, true
-		}
-		from = start + 1 // `{{{ a }}` has one too
-	}
-}
-
-func isName(r rune) bool {
-	switch r {
-	case '.', '-', '[', ']', '$':
-		return true
-	}
-	return isWord(r)
-}
-
-func skip(s string, i int, in func(rune) bool) int {
-	for i < len(s) {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if !in(r) {
-			break
-		}
-		i += size
-	}
-	return i
-}
-
-// whole returns the placeholder that a string consists of.
-func whole(s string) (placeholder, bool) {
-	p, ok := next(s, 0)
-	return p, ok && p.start == 0 && p.end == len(s)
-}
-
-// substitute replaces the placeholders for which text returns a replacement.
-func substitute(s string, text func(placeholder) (string, bool, error)) (string, error) {
-	var b strings.Builder
-	done := 0
-	for from := 0; ; {
-		p, ok := next(s, from)
-		if !ok {
-			break
-		}
-		t, replace, err := text(p)
-		if err != nil {
-			return "", err
-		}
-		if replace {
-			b.WriteString(s[done:p.start])
-			b.WriteString(t)
-			done = p.end
-		}
-		from = p.end
-	}
-	if done == 0 {
-		return s, nil
-	}
-	b.WriteString(s[done:])
-	return b.String(), nil
-}
 
 // missing is what a whole placeholder resolves to that names nothing: its key or array
 // element is dropped.
@@ -295,111 +200,6 @@ func (r *resolver) finishString(s string, blocks bool) (any, error) {
 	return r.variableString(s)
 }
 
-// blockString resolves the block placeholders of a string.
-func (r *resolver) blockString(s string) (any, error) {
-	if p, ok := whole(s); ok && p.isBlock() {
-		return r.block(p)
-	}
-	return substitute(s, func(p placeholder) (string, bool, error) {
-		if !p.isBlock() {
-			return "", false, nil
-		}
-		v, err := r.block(p)
-		if err != nil {
-			return "", false, err
-		}
-		switch v.(type) {
-		case *object, []any:
-			return "", false, problem(quoted(p.name), fmt.Sprintf("it is %s, which cannot stand inside other text", kind(v)),
-				"name one of its keys, as in {{ "+p.name+".host }}")
-		}
-		text := str(v)
-		return text, true, r.spend(len(text))
-	})
-}
-
-// block returns what a placeholder `prefect.blocks.TYPE.NAME[.PATH]` names.
-func (r *resolver) block(p placeholder) (any, error) {
-	parts := strings.SplitN(strings.ReplaceAll(p.name, blockPrefix, ""), ".", 3)
-	if len(parts) < 2 || parts[0] == "" || parts[1] == "" {
-		return nil, problem(quoted(p.name), "it does not name a block", "write {{ prefect.blocks.BLOCK-TYPE.BLOCK-NAME }}")
-	}
-	data, err := r.read(quoted(p.name), [2]string{parts[0], parts[1]})
-	if err != nil {
-		return nil, err
-	}
-	path := ""
-	if len(parts) == 3 {
-		path = parts[2]
-	}
-	atValue := path == "value" || strings.HasPrefix(path, "value.") || strings.HasPrefix(path, "value[")
-	if o, ok := data.(*object); ok && o.len() == 1 && !atValue {
-		if v, ok := o.get("value"); ok {
-			data = v
-		}
-	}
-	if len(parts) < 3 {
-		return data, nil
-	}
-	v, ok := r.at(data, path)
-	if !ok {
-		return nil, problem(quoted(p.name), fmt.Sprintf("the block %s/%s has nothing at %q", parts[0], parts[1], path), "check the path against the block's fields")
-	}
-	return v, nil
-}
-
-// reference returns the document that `{"$ref": {"block_document_id": ID}}` names; ok is
-// false for a reference to something else.
-func (r *resolver) reference(ref any) (data any, ok bool, err error) {
-	o, isObject := ref.(*object)
-	if !isObject {
-		return nil, false, problem("$ref", "it is "+kind(ref), `write {"$ref": {"block_document_id": "ID"}}`)
-	}
-	id, _ := o.get("block_document_id")
-	if !truthy(id) {
-		return nil, false, nil
-	}
-	s, isString := id.(string)
-	if !isString {
-		return nil, false, problem("$ref", "its block_document_id is "+kind(id), `write {"$ref": {"block_document_id": "ID"}}`)
-	}
-	data, err = r.read("$ref "+s, [2]string{"", s})
-	return data, true, err
-}
-
-// read returns a block's data: key is its type's slug and its name, or no slug and its id.
-func (r *resolver) read(where string, key [2]string) (any, error) {
-	if data, ok := r.blocks[key]; ok {
-		return data, nil
-	}
-	var (
-		data any
-		err  error
-	)
-	if key[0] == "" {
-		data, err = r.lookup.BlockDocumentByID(r.ctx, key[1])
-	} else {
-		data, err = r.lookup.BlockDocument(r.ctx, key[0], key[1])
-	}
-	if err != nil {
-		if flowrun.FaultOf(err) == flowrun.NotFound {
-			return nil, &flowrun.Error{
-				Fault: flowrun.Permanent, Act: "resolve " + where, Err: errors.New("there is no such block"),
-				Hint: "create it in Prefect, or change the base job template or the job variables",
-			}
-		}
-		return nil, fmt.Errorf("read block %s: %w", where, err)
-	}
-	if data, err = convert(data, 0); err != nil {
-		return nil, problem(where, "the block "+err.Error(), "make it simpler")
-	}
-	if r.blocks == nil {
-		r.blocks = map[[2]string]any{}
-	}
-	r.blocks[key] = data
-	return data, nil
-}
-
 // variableString resolves the variable placeholders of a string. A variable that does not
 // exist is an empty string.
 func (r *resolver) variableString(s string) (any, error) {
@@ -441,5 +241,3 @@ func (r *resolver) variable(p placeholder) (variable, error) {
 	r.variables[name] = variable{value, found}
 	return r.variables[name], nil
 }
-
-func quoted(name string) string { return "{{ " + name + " }}" }

@@ -3,6 +3,7 @@ package jobtemplate
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
@@ -40,8 +41,9 @@ func (s Secrets) apply(container map[string]any) error {
 	env, _ := container["env"].([]any)
 	for i := range env {
 		entry, _ := env[i].(map[string]any)
+		name, _ := entry["name"].(string)
 		ref, jobVariable := s.APIKey, "prefect_api_key_secret"
-		switch entry["name"] {
+		switch strings.ToUpper(name) { // Prefect reads its settings in either case
 		case apiKeyVariable:
 		case authStringVariable:
 			ref, jobVariable = s.AuthString, "prefect_api_auth_string_secret"
@@ -53,7 +55,7 @@ func (s Secrets) apply(container map[string]any) error {
 		}
 		if ref == nil {
 			return &flowrun.Error{
-				Fault: flowrun.Permanent, Act: fmt.Sprintf("put %v into the job", entry["name"]),
+				Fault: flowrun.Permanent, Act: fmt.Sprintf("put %s into the job", name),
 				Err:  errInClear,
 				Hint: "configure its secret for this installation, or set the job variable " + jobVariable,
 			}
@@ -63,7 +65,7 @@ func (s Secrets) apply(container map[string]any) error {
 			version = "latest"
 		}
 		env[i] = map[string]any{
-			"name":        entry["name"],
+			"name":        name,
 			"valueSource": map[string]any{"secretKeyRef": map[string]any{"secret": ref.Secret, "version": version}},
 		}
 	}

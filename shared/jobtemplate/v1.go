@@ -168,7 +168,7 @@ func (t *translator) task(s section, task *object, r *Rendered) {
 	t.move(s, "serviceAccountName", task, "serviceAccount")
 	t.move(s, "maxRetries", task, "maxRetries")
 	if v := s.take("timeoutSeconds"); v != nil {
-		seconds := parseInt(str(v))
+		seconds := wholeSeconds(v)
 		if seconds <= 0 {
 			t.fail(s.path+".timeoutSeconds", "it is "+kind(v)+", not whole seconds")
 		}

@@ -26,7 +26,7 @@ type FlowRuns interface {
 // Catalog is what launching asks of Prefect about what a flow run was made from.
 type Catalog interface {
 	WorkPool(ctx context.Context, name string) (prefect.WorkPool, error)
-	WorkQueues(ctx context.Context, pool string) ([]prefect.WorkQueue, error)
+	Limited(ctx context.Context, pool string) (bool, error)
 	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
 	Flow(ctx context.Context, id string) (prefect.Flow, error)
 }
@@ -129,7 +129,7 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 		}
 		return l.messages.DispatchAt(ctx, fr.ID, at, "due")
 	}
-	limited, err := l.limited(ctx, fr)
+	limited, err := l.catalog.Limited(ctx, fr.WorkPoolName)
 	if err != nil {
 		return err
 	}
@@ -137,29 +137,6 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 		return l.Wake(ctx, holder, fr.WorkPoolName)
 	}
 	return acknowledge(l.claim(ctx, holder, fr))
-}
-
-// limited reports whether only Prefect can tell if the flow run may start: a limit or a
-// pause of its work pool or work queue is set. The answer is as old as the caches of the
-// catalog, some seconds.
-func (l *Launcher) limited(ctx context.Context, fr prefect.FlowRun) (bool, error) {
-	pool, err := l.catalog.WorkPool(ctx, fr.WorkPoolName)
-	if err != nil {
-		return false, err
-	}
-	queues, err := l.catalog.WorkQueues(ctx, fr.WorkPoolName)
-	if err != nil {
-		return false, err
-	}
-	if pool.IsPaused || pool.ConcurrencyLimit != nil {
-		return true, nil
-	}
-	for _, q := range queues {
-		if q.Name == fr.WorkQueueName && (q.IsPaused || q.ConcurrencyLimit != nil) {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // Wake launches what Prefect says may start in the work pool now. One caller at a time

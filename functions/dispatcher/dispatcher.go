@@ -1,0 +1,146 @@
+// Package dispatcher acts on what travels on the topic flow-runs.
+package dispatcher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pushpool/pushpool/shared/delivery"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/message"
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/telemetry"
+)
+
+// Launcher launches flow runs.
+type Launcher interface {
+	Dispatch(ctx context.Context, holder, flowRunID string, published time.Time) error
+	Wake(ctx context.Context, holder, workPool string) error
+}
+
+// Prefect is what run requests and wakes ask of Prefect.
+type Prefect interface {
+	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
+	DeploymentByName(ctx context.Context, name string) (prefect.Deployment, error)
+	CreateFlowRun(ctx context.Context, deploymentID string, n prefect.NewFlowRun) (fr prefect.FlowRun, created bool, err error)
+	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
+}
+
+// Dispatcher handles deliveries from the topic flow-runs.
+type Dispatcher struct {
+	launcher  Launcher
+	prefect   Prefect
+	workPools []string
+	now       func() time.Time
+}
+
+// Handle acts on one delivery. What no redelivery can mend is marked delivery.Unprocessable.
+func (d *Dispatcher) Handle(ctx context.Context, m delivery.Delivery) error {
+	decoded, err := message.Decode(m.Data, m.Attributes)
+	if err != nil {
+		return delivery.Unprocessable(err)
+	}
+	err = d.act(ctx, "dispatcher/"+uuid.NewString(), m, decoded)
+	if flowrun.FaultOf(err) == flowrun.Permanent && err != nil {
+		return delivery.Unprocessable(err)
+	}
+	return err
+}
+
+func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery, decoded any) error {
+	dispatch := func(flowRunID string) error {
+		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, flowRunID))
+		return d.launcher.Dispatch(ctx, holder, flowRunID, m.PublishTime)
+	}
+	wake := func(workPool, deploymentID string) error {
+		telemetry.Add(ctx, slog.String("work_pool", workPool), slog.String("deployment_id", deploymentID))
+		return d.wake(ctx, holder, workPool, deploymentID, dispatch)
+	}
+	switch r := decoded.(type) {
+	case message.RunRequest:
+		return d.request(ctx, m, r, dispatch)
+	case message.Dispatch:
+		return dispatch(r.FlowRunID)
+	case message.Wake:
+		return wake(r.WorkPool, r.DeploymentID)
+	case message.PrefectEvent:
+		state := flowrun.StateType(r.StateType)
+		switch {
+		case state == flowrun.StateScheduled, state == flowrun.StateCancelling:
+			return dispatch(r.FlowRunID)
+		case state.Terminal():
+			telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID))
+			return wake(r.WorkPool, r.DeploymentID)
+		}
+		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID))
+	}
+	return nil
+}
+
+// wake takes what waits for a slot of the work pool, and the oldest that waits for one of
+// the deployment.
+func (d *Dispatcher) wake(ctx context.Context, holder, workPool, deploymentID string, dispatch func(string) error) error {
+	var errs []error
+	if workPool != "" {
+		errs = append(errs, d.launcher.Wake(ctx, holder, workPool))
+	}
+	if deploymentID != "" {
+		waiting, err := d.prefect.FlowRuns(ctx, prefect.Filter{
+			DeploymentIDs: []string{deploymentID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
+			ScheduledBefore: d.now(), Limit: 1,
+		})
+		errs = append(errs, err)
+		for _, fr := range waiting {
+			errs = append(errs, dispatch(fr.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// request creates the flow run that is asked for, once for each message or key, and dispatches it.
+func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message.RunRequest, dispatch func(string) error) error {
+	if r.ExpiresAt != nil && !d.now().Before(*r.ExpiresAt) {
+		return delivery.Unprocessable(fmt.Errorf("expires_at: the run request expired at %s; publish a new one", r.ExpiresAt.Format(time.RFC3339)))
+	}
+	deployment, err := d.deployment(ctx, r.Deployment)
+	if err != nil {
+		if flowrun.FaultOf(err) == flowrun.NotFound {
+			return delivery.Unprocessable(fmt.Errorf("deployment: Prefect has no deployment %q; write one that `prefect deployment ls` shows: %w", r.Deployment, err))
+		}
+		return err
+	}
+	telemetry.Add(ctx, slog.String("deployment_id", deployment.ID), slog.String("work_pool", deployment.WorkPoolName))
+	if !slices.Contains(d.workPools, deployment.WorkPoolName) {
+		return delivery.Unprocessable(fmt.Errorf("deployment: %q runs in work pool %q, which this installation does not serve; deploy it to one of %s",
+			r.Deployment, deployment.WorkPoolName, strings.Join(d.workPools, ", ")))
+	}
+	at := r.ScheduledTime
+	if r.Delay > 0 {
+		t := m.FirstPublishTime().Add(r.Delay)
+		at = &t
+	}
+	fr, created, err := d.prefect.CreateFlowRun(ctx, deployment.ID, prefect.NewFlowRun{
+		Name: r.Name, Parameters: r.Parameters, JobVariables: r.JobVariables, Tags: r.Tags,
+		IdempotencyKey: cmp.Or(r.IdempotencyKey, m.FirstMessageID()), WorkQueue: r.WorkQueue, ScheduledTime: at,
+	})
+	if err != nil {
+		return err
+	}
+	telemetry.Add(ctx, slog.Bool("created", created))
+	return dispatch(fr.ID)
+}
+
+func (d *Dispatcher) deployment(ctx context.Context, nameOrID string) (prefect.Deployment, error) {
+	if uuid.Validate(nameOrID) == nil {
+		return d.prefect.Deployment(ctx, nameOrID)
+	}
+	return d.prefect.DeploymentByName(ctx, nameOrID)
+}

@@ -1,0 +1,44 @@
+package dispatcher
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/delivery"
+	"github.com/pushpool/pushpool/shared/install"
+	"github.com/pushpool/pushpool/shared/launch"
+)
+
+// New returns the function. The error names everything that is wrong with its configuration.
+func New(s install.Surroundings) (http.Handler, error) {
+	cfg, err := install.Parse[config](s.Environ)
+	if err != nil {
+		return nil, err
+	}
+	log := s.Logger(cfg.Common)
+	dispatcher := install.NewLazy(func(ctx context.Context) (*Dispatcher, error) {
+		c, err := install.NewClients(ctx, s, cfg.Common, cfg.Core, log)
+		if err != nil {
+			return nil, err
+		}
+		launcher := launch.New(c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
+			Project: cfg.Project, Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
+			Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
+			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
+			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Now: time.Now,
+		})
+		return &Dispatcher{launcher: launcher, prefect: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
+	})
+	handle := func(ctx context.Context, m delivery.Delivery) error {
+		d, err := dispatcher.Get(ctx)
+		if err != nil {
+			return err
+		}
+		return d.Handle(ctx, m)
+	}
+	return delivery.HTTP(handle, delivery.Options{
+		DeadLetter: install.NewTopic(cfg.Common, cfg.DeadLetter), MaxAttempts: cfg.MaxAttempts,
+		Logger: log, Function: "dispatcher",
+	}), nil
+}

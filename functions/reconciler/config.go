@@ -1,0 +1,23 @@
+package reconciler
+
+import (
+	"errors"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/install"
+)
+
+type config struct {
+	install.Common
+	install.Core
+
+	// LookAtMost bounds the growing interval at which a launched flow run is looked at.
+	LookAtMost time.Duration `env:"LOOK_AT_MOST" envDefault:"5m" expect:"the longest interval between two looks at one execution, such as 5m"`
+	// UnreportedAfter leaves whoever reached a verdict time to report it.
+	UnreportedAfter time.Duration `env:"UNREPORTED_AFTER" envDefault:"30s" expect:"a duration such as 30s"`
+}
+
+// Validate returns what is wrong with values that could be read.
+func (c config) Validate() error {
+	return errors.Join(c.Common.Validate(), c.Core.Validate())
+}

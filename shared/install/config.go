@@ -1,0 +1,180 @@
+// Package install is what the functions of one installation have in common: configuration and clients.
+package install
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Secret is a value that never prints.
+type Secret string
+
+// String implements fmt.Stringer.
+func (s Secret) String() string { return "(secret)" }
+
+// GoString implements fmt.GoStringer.
+func (s Secret) GoString() string { return "(secret)" }
+
+// LogValue implements slog.LogValuer.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Common is what every function needs. The tag expect completes an error's "write …".
+type Common struct {
+	Project  string     `env:"GOOGLE_CLOUD_PROJECT,notEmpty" expect:"the id of the installation's Google Cloud project"`
+	Name     string     `env:"INSTALL_NAME" envDefault:"pushpool" expect:"the installation's name: lower-case letters, digits and dashes, at most 30, a letter first"`
+	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"INFO" expect:"DEBUG, INFO, WARN or ERROR"`
+	FlowRuns string     `env:"TOPIC_FLOW_RUNS" envDefault:"flow-runs" expect:"the id of the topic that the dispatcher is subscribed to"`
+
+	// PubSubEmulator is host:port. The client library reads the same variable by itself.
+	PubSubEmulator string `env:"PUBSUB_EMULATOR_HOST" expect:"host:port of a Pub/Sub emulator"`
+}
+
+// ID is the installation's id. Launch ids are made of it.
+func (c Common) ID() string { return c.Project + "/" + c.Name }
+
+var installName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,29}$`)
+
+// Validate returns what is wrong with values that could be read.
+func (c Common) Validate() error {
+	if !installName.MatchString(c.Name) {
+		return Invalid[Common]("INSTALL_NAME", fmt.Sprintf("%q", c.Name))
+	}
+	return nil
+}
+
+// Subscriber is what a function needs that a subscription pushes to.
+type Subscriber struct {
+	DeadLetter  string `env:"DEAD_LETTER_TOPIC,notEmpty" expect:"the id of the topic for messages that can never be processed"`
+	MaxAttempts int    `env:"MAX_DELIVERY_ATTEMPTS" envDefault:"100" expect:"max_delivery_attempts of the function's subscription, 5 to 100"`
+}
+
+// Validate returns what is wrong with values that could be read.
+func (s Subscriber) Validate() error {
+	if s.MaxAttempts < 5 || s.MaxAttempts > 100 {
+		return Invalid[Subscriber]("MAX_DELIVERY_ATTEMPTS", fmt.Sprint(s.MaxAttempts))
+	}
+	return nil
+}
+
+// Core is what the functions need that act on flow runs.
+type Core struct {
+	Prefect
+	Deadlines
+	WorkPools []string `env:"WORK_POOLS,notEmpty" expect:"the names of the work pools to serve, separated by commas"`
+	Regions   []string `env:"REGIONS,notEmpty" expect:"the regions that jobs may run in, separated by commas, such as europe-west1"`
+
+	TasksQueue          string `env:"TASKS_QUEUE,notEmpty" expect:"the full name of the Cloud Tasks queue, projects/P/locations/L/queues/Q"`
+	TasksServiceAccount string `env:"TASKS_SERVICE_ACCOUNT" expect:"the e-mail of the service account with which Cloud Tasks publishes"`
+
+	Ledger   string `env:"LEDGER" envDefault:"firestore" expect:"firestore, or memory for all functions in one process"`
+	Database string `env:"FIRESTORE_DATABASE" envDefault:"(default)" expect:"the id of the Firestore database"`
+
+	CloudRunEmulator string `env:"CLOUD_RUN_EMULATOR_HOST" expect:"host:port of a Cloud Run emulator"`
+	TasksEmulator    string `env:"CLOUD_TASKS_EMULATOR_HOST" expect:"host:port of a Cloud Tasks emulator"`
+}
+
+// Prefect says which Prefect API the functions call.
+type Prefect struct {
+	APIURL            string            `env:"PREFECT_API_URL,notEmpty" expect:"the URL of Prefect's API, such as https://prefect.example.com/api"`
+	APIKey            Secret            `env:"PREFECT_API_KEY" expect:"an API key of Prefect Cloud"`
+	AuthString        Secret            `env:"PREFECT_API_AUTH_STRING" expect:"USER:PASSWORD of a Prefect server"`
+	CustomHeaders     map[string]string `env:"PREFECT_CLIENT_CUSTOM_HEADERS" expect:"a JSON object of names and values"`
+	RequestsPerMinute int               `env:"PREFECT_REQUESTS_PER_MINUTE" envDefault:"500" expect:"how many calls one instance may make in a minute"`
+}
+
+// Deadlines bound every wait. The defaults suit a deployed installation; a local stack shortens them.
+type Deadlines struct {
+	// Lease is how long one handler may write about a flow run. It is longer than a delivery takes.
+	Lease time.Duration `env:"LEASE" envDefault:"75s" expect:"a duration of 45s or more"`
+	// LookAhead is how far ahead timers are set: two sweeps and a half, so that one may fail.
+	LookAhead time.Duration `env:"LOOK_AHEAD" envDefault:"150s" expect:"a duration longer than two intervals of the reconciler"`
+	// CancelGrace: a flow under `prefect flow-run execute` ends itself 4-5 s after it was cancelled, hooks come on top.
+	CancelGrace time.Duration `env:"CANCEL_GRACE" envDefault:"60s" expect:"a duration such as 60s"`
+	// ReportGrace is how long a flow run may stay RUNNING after its container exited with 0.
+	ReportGrace time.Duration `env:"REPORT_GRACE" envDefault:"30s" expect:"a duration such as 30s"`
+	// GoneAfter is how long an execution has to be missing before it counts as gone.
+	GoneAfter time.Duration `env:"GONE_AFTER" envDefault:"30s" expect:"a duration such as 30s"`
+}
+
+// CallTimeout bounds one call to Prefect or Cloud Run, and is the part of a lease in which no call begins.
+const CallTimeout = 20 * time.Second
+
+// Validate returns what is wrong with values that could be read.
+func (d Deadlines) Validate() error {
+	if d.Lease < 45*time.Second {
+		return Invalid[Deadlines]("LEASE", d.Lease.String())
+	}
+	return nil
+}
+
+var queueName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/queues/[^/]+$`)
+
+// Validate returns what is wrong with values that could be read, its parts' included.
+func (c Core) Validate() error {
+	errs := []error{c.Deadlines.Validate()}
+	if !queueName.MatchString(c.TasksQueue) {
+		errs = append(errs, Invalid[Core]("TASKS_QUEUE", fmt.Sprintf("%q", c.TasksQueue)))
+	}
+	if c.TasksServiceAccount == "" && c.TasksEmulator == "" {
+		errs = append(errs, Invalid[Core]("TASKS_SERVICE_ACCOUNT", "not set"))
+	}
+	if c.Ledger != "firestore" && c.Ledger != "memory" {
+		errs = append(errs, Invalid[Core]("LEDGER", fmt.Sprintf("%q", c.Ledger)))
+	}
+	return errors.Join(errs...)
+}
+
+// Parse reads a function's configuration from its environment. The error names every
+// variable that is missing or wrong, one in each line, and what to write; never a value
+// that may be secret.
+func Parse[T interface{ Validate() error }](environ []string) (T, error) {
+	cfg, err := env.ParseAsWithOptions[T](env.Options{
+		Environment: env.ToMap(environ),
+		FuncMap: map[reflect.Type]env.ParserFunc{
+			reflect.TypeFor[map[string]string](): func(v string) (any, error) { return jsonObject(v) },
+		},
+	})
+	errs := map[string]error{}
+	fields := fieldsOf(reflect.TypeFor[T]())
+	var all env.AggregateError
+	if errors.As(err, &all) {
+		for _, e := range all.Errors {
+			name, problem := describe(e, fields)
+			errs[name] = fmt.Errorf("%s: %s; write %s", name, problem, fields[name].Tag.Get("expect"))
+		}
+	} else if err != nil {
+		errs[""] = err
+	}
+	for _, line := range flatten(cfg.Validate()) {
+		var i *invalidVariable
+		if errors.As(line, &i) && errs[i.name] == nil {
+			errs[i.name] = line
+		}
+	}
+	sorted := make([]error, 0, len(errs))
+	for _, name := range slices.Sorted(maps.Keys(errs)) {
+		sorted = append(sorted, errs[name])
+	}
+	return cfg, errors.Join(sorted...)
+}
+
+// invalidVariable is an error of a variable's value.
+type invalidVariable struct{ name, problem, expect string }
+
+func (e *invalidVariable) Error() string {
+	return fmt.Sprintf("%s: %s; write %s", e.name, e.problem, e.expect)
+}
+
+// Invalid is the error of a variable of T whose value is not as its tag expect says.
+// problem must not show a secret.
+func Invalid[T any](name, problem string) error {
+	return &invalidVariable{name, problem, fieldsOf(reflect.TypeFor[T]())[name].Tag.Get("expect")}
+}

@@ -1,0 +1,161 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	cloudtasks "cloud.google.com/go/cloudtasks/apiv2"
+	"cloud.google.com/go/firestore"
+	"cloud.google.com/go/pubsub/v2"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/followup"
+	"github.com/pushpool/pushpool/shared/ledger"
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/publish"
+	"github.com/pushpool/pushpool/shared/settle"
+	"github.com/pushpool/pushpool/shared/telemetry"
+	"github.com/pushpool/pushpool/shared/timer"
+)
+
+// Surroundings is what a function gets from the process it runs in.
+type Surroundings struct {
+	Environ []string
+	Log     io.Writer
+	// Memory is the ledger where LEDGER is memory: one for all functions of the process.
+	Memory *ledger.Memory
+}
+
+// Logger returns the function's logger.
+func (s Surroundings) Logger(c Common) *slog.Logger {
+	return telemetry.NewLogger(s.Log, c.Project, c.LogLevel)
+}
+
+// Lazy holds what is made once, on first use. A failure is not kept: the next use tries again.
+type Lazy[T any] struct {
+	make  func(context.Context) (T, error)
+	mu    sync.Mutex
+	made  bool
+	value T
+}
+
+// NewLazy returns a Lazy of what make returns.
+func NewLazy[T any](make func(context.Context) (T, error)) *Lazy[T] { return &Lazy[T]{make: make} }
+
+// Get returns the value. What it holds outlives ctx.
+func (l *Lazy[T]) Get(ctx context.Context) (T, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made {
+		return l.value, nil
+	}
+	value, err := l.make(context.WithoutCancel(ctx))
+	if err != nil {
+		return value, err
+	}
+	l.value, l.made = value, true
+	return value, nil
+}
+
+// Topic is a topic whose client is made on first use.
+type Topic struct{ lazy *Lazy[*publish.Topic] }
+
+// NewTopic returns the topic with the id in the installation's project.
+func NewTopic(c Common, id string) Topic {
+	return Topic{NewLazy(func(ctx context.Context) (*publish.Topic, error) {
+		client, err := pubsub.NewClient(ctx, c.Project)
+		if err != nil {
+			return nil, fmt.Errorf("make a Pub/Sub client for project %s: %w", c.Project, err)
+		}
+		return publish.New(client, id), nil
+	})}
+}
+
+// Publish publishes one message; see publish.Topic.
+func (t Topic) Publish(ctx context.Context, data []byte, attributes map[string]string) (string, error) {
+	topic, err := t.lazy.Get(ctx)
+	if err != nil {
+		return "", err
+	}
+	return topic.Publish(ctx, data, attributes)
+}
+
+// Clients is what the functions that act on flow runs work with.
+type Clients struct {
+	Prefect  *prefect.Client
+	CloudRun *cloudrun.Client
+	Ledger   ledger.Ledger
+	Messages *followup.Sender
+	Settler  *settle.Settler
+}
+
+// NewClients makes the clients of an installation.
+func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log *slog.Logger) (Clients, error) {
+	var clients Clients
+	var err error
+	if clients.Prefect, err = prefect.New(prefect.Config{
+		APIURL: c.APIURL, APIKey: string(c.APIKey), AuthString: string(c.AuthString),
+		CustomHeaders: c.CustomHeaders, RequestsPerMinute: c.RequestsPerMinute,
+	}); err != nil {
+		return clients, err
+	}
+	if clients.CloudRun, err = cloudrun.New(ctx, common.Project, emulator(c.CloudRunEmulator)...); err != nil {
+		return clients, err
+	}
+	if clients.Ledger, err = newLedger(ctx, s, common, c); err != nil {
+		return clients, err
+	}
+	tasks, err := cloudtasks.NewClient(ctx, emulator(c.TasksEmulator)...)
+	if err != nil {
+		return clients, fmt.Errorf("make a Cloud Tasks client: %w", err)
+	}
+	clients.Messages = followup.New(
+		NewTopic(common, common.FlowRuns),
+		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
+		clients.Prefect,
+	)
+	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
+		Project: common.Project, Install: common.ID(), Regions: c.Regions,
+		Lease: c.Lease, CallTimeout: CallTimeout,
+		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter, Now: time.Now,
+	})
+	return clients, nil
+}
+
+func newLedger(ctx context.Context, s Surroundings, common Common, c Core) (ledger.Ledger, error) {
+	if c.Ledger == "memory" {
+		return s.Memory, nil
+	}
+	client, err := firestore.NewClientWithDatabase(ctx, common.Project, c.Database)
+	if err != nil {
+		return nil, fmt.Errorf("make a Firestore client for database %s: %w", c.Database, err)
+	}
+	return ledger.NewFirestore(client), nil
+}
+
+// emulator returns the options for a client of an emulator, and none where there is none.
+func emulator(host string) []option.ClientOption {
+	if host == "" {
+		return nil
+	}
+	return []option.ClientOption{
+		option.WithEndpoint(host), option.WithoutAuthentication(),
+		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())),
+	}
+}
+
+// publishURL is where Cloud Tasks publishes to the topic flow-runs.
+func publishURL(c Common) string {
+	base := "https://pubsub.googleapis.com"
+	if c.PubSubEmulator != "" {
+		base = "http://" + c.PubSubEmulator
+	}
+	return fmt.Sprintf("%s/v1/projects/%s/topics/%s:publish", base, c.Project, c.FlowRuns)
+}

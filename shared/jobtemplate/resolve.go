@@ -26,6 +26,7 @@ type resolver struct {
 
 type variable struct {
 	value any
+	size  int
 	found bool
 }
 
@@ -34,6 +35,24 @@ func (r *resolver) spend(n int) error {
 		return problem("base job template", "it resolves to more than 16 MiB", "use large job variables, blocks and variables fewer times, or none")
 	}
 	return nil
+}
+
+// size is what a value counts against maxWork.
+func size(v any) int {
+	n := 1
+	switch v := v.(type) {
+	case string:
+		n += len(v)
+	case []any:
+		for _, e := range v {
+			n += size(e)
+		}
+	case *object:
+		for k, e := range v.all() {
+			n += len(k) + size(e)
+		}
+	}
+	return n
 }
 
 // apply resolves job variables and environment variables. Values are not scanned again.
@@ -195,6 +214,9 @@ func (r *resolver) finishString(s string, blocks bool) (any, error) {
 		if !ok {
 			return r.finish(v, false)
 		}
+		if err := r.spend(len(t)); err != nil {
+			return nil, err
+		}
 		s = t
 	}
 	return r.variableString(s)
@@ -208,7 +230,7 @@ func (r *resolver) variableString(s string) (any, error) {
 		if err != nil || !v.found {
 			return "", err
 		}
-		return v.value, nil
+		return v.value, r.spend(v.size)
 	}
 	return substitute(s, func(p placeholder) (string, bool, error) {
 		if !p.isVariable() {
@@ -238,6 +260,6 @@ func (r *resolver) variable(p placeholder) (variable, error) {
 	if r.variables == nil {
 		r.variables = map[string]variable{}
 	}
-	r.variables[name] = variable{value, found}
+	r.variables[name] = variable{value, size(value), found}
 	return r.variables[name], nil
 }

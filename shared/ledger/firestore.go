@@ -14,10 +14,12 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
-// Collections of the ledger in its database.
+// Names in the ledger's database.
 const (
 	flowRunsCollection  = "flowRuns"
 	workPoolsCollection = "workPools"
+
+	unreportedSince = "unreportedSince" // the field of stored
 )
 
 // callTimeout bounds one call to Firestore, transactions with their retries included.
@@ -32,8 +34,17 @@ func NewFirestore(client *firestore.Client) *Firestore { return &Firestore{clien
 // stored is a record as Firestore holds it: with what queries need beside it.
 type stored struct {
 	flowrun.Record
-	// Unreported repeats what Record.Unreported computes: Firestore cannot ask for "no time".
-	Unreported bool `firestore:"unreported"`
+	// UnreportedSince is FinishedAt while Record.Unreported says so, and is not there at all
+	// otherwise: Firestore cannot ask for "no time", and one field needs no composite index.
+	UnreportedSince time.Time `firestore:"unreportedSince,omitempty"`
+}
+
+func encode(r flowrun.Record) any {
+	s := stored{Record: r}
+	if r.Unreported() {
+		s.UnreportedSince = r.FinishedAt
+	}
+	return s
 }
 
 // Get implements Ledger.
@@ -55,8 +66,7 @@ func (f *Firestore) Update(ctx context.Context, flowRunID string, change func(fl
 		func(doc *firestore.DocumentSnapshot, err error) (flowrun.Record, error) {
 			return decode(flowRunID, doc, err)
 		},
-		change,
-		func(r flowrun.Record) any { return stored{Record: r, Unreported: r.Unreported()} })
+		change, encode)
 }
 
 // UpdatePool implements Ledger.
@@ -108,12 +118,12 @@ func update[T any](ctx context.Context, client *firestore.Client, ref *firestore
 	return result, refused
 }
 
-// Unreported implements Ledger. It asks for one field and sorts nothing, so it needs no
-// composite index; unreported verdicts are few.
+// Unreported implements Ledger.
 func (f *Firestore) Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	docs := f.client.Collection(flowRunsCollection).Where("unreported", "==", true).Limit(limit).Documents(ctx)
+	docs := f.client.Collection(flowRunsCollection).Where(unreportedSince, "<", before).
+		OrderBy(unreportedSince, firestore.Asc).Limit(limit).Documents(ctx)
 	defer docs.Stop()
 	var found []flowrun.Record
 	for {
@@ -128,14 +138,15 @@ func (f *Firestore) Unreported(ctx context.Context, before time.Time, limit int)
 		if err != nil {
 			return nil, fmt.Errorf("read ledger record %s/%s: %w", flowRunsCollection, doc.Ref.ID, err)
 		}
-		if r.FinishedAt.Before(before) {
-			found = append(found, r)
-		}
+		found = append(found, r)
 	}
 }
 
 // ByExecution implements Ledger.
 func (f *Firestore) ByExecution(ctx context.Context, name string) (flowrun.Record, bool, error) {
+	if name == "" { // what every launch has before its execution is there
+		return flowrun.Record{}, false, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	docs, err := f.client.Collection(flowRunsCollection).Where("executionName", "==", name).Limit(1).Documents(ctx).GetAll()

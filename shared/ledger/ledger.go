@@ -9,7 +9,7 @@ import (
 )
 
 // Ledger is what both stores offer, held to one suite (package ledgertest). Consumers
-// declare the part of it that they use.
+// declare the part of it that they use. Times are kept to the microsecond, as Firestore does.
 type Ledger interface {
 	// Get returns the flow run's record, and one with the id alone where there is none.
 	Get(ctx context.Context, flowRunID string) (flowrun.Record, error)
@@ -18,7 +18,7 @@ type Ledger interface {
 	// and its error is returned as it is, with the record as it stands.
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
 	// Unreported returns at most limit records whose verdict Prefect has not been told,
-	// reached before the given time.
+	// reached before the given time, the oldest verdict first.
 	Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error)
 	// ByExecution returns the record of the execution with that full name; found is false
 	// where the ledger knows none.

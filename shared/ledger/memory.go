@@ -43,7 +43,7 @@ func (m *Memory) Update(ctx context.Context, flowRunID string, change func(flowr
 	if err != nil {
 		return before, err
 	}
-	m.records[flowRunID] = after
+	m.records[flowRunID] = clone(after)
 	return after, nil
 }
 
@@ -57,7 +57,11 @@ func (m *Memory) Unreported(_ context.Context, before time.Time, limit int) ([]f
 	slices.SortFunc(found, func(a, b flowrun.Record) int {
 		return cmp.Or(a.FinishedAt.Compare(b.FinishedAt), cmp.Compare(a.FlowRunID, b.FlowRunID))
 	})
-	return found[:min(limit, len(found))], nil
+	found = found[:min(limit, len(found))]
+	for i, r := range found {
+		found[i] = clone(r)
+	}
+	return found, nil
 }
 
 // ByExecution implements Ledger.
@@ -65,8 +69,8 @@ func (m *Memory) ByExecution(_ context.Context, name string) (flowrun.Record, bo
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.records {
-		if r.ExecutionName == name {
-			return r, true, nil
+		if name != "" && r.ExecutionName == name {
+			return clone(r), true, nil
 		}
 	}
 	return flowrun.Record{}, false, nil
@@ -90,7 +94,24 @@ func (m *Memory) UpdatePool(ctx context.Context, name string, change func(flowru
 }
 
 func (m *Memory) get(flowRunID string) flowrun.Record {
-	r := m.records[flowRunID]
+	r := clone(m.records[flowRunID])
 	r.FlowRunID = flowRunID
 	return r
+}
+
+// clone copies what a record points to: as with a database, nobody shares what is stored.
+func clone(r flowrun.Record) flowrun.Record {
+	r.Launch, r.Previous = cloneLaunch(r.Launch), slices.Clone(r.Previous)
+	for i, l := range r.Previous {
+		r.Previous[i] = cloneLaunch(l)
+	}
+	return r
+}
+
+func cloneLaunch(l flowrun.Launch) flowrun.Launch {
+	if l.Report != nil {
+		report := *l.Report
+		l.Report = &report
+	}
+	return l
 }

@@ -38,7 +38,9 @@ type Deployment struct {
 
 // Limited reports whether the deployment has a concurrency limit, which Prefect enforces when
 // PENDING is proposed.
-func (d Deployment) Limited() bool { return d.ConcurrencyLimit != nil || d.GlobalConcurrencyLimit != nil }
+func (d Deployment) Limited() bool {
+	return d.ConcurrencyLimit != nil || d.GlobalConcurrencyLimit != nil
+}
 
 // deploymentAnswer also takes the field's name of 2.20.
 type deploymentAnswer struct {

@@ -31,6 +31,7 @@ type execution struct {
 	deleted    bool          // by a deletion
 	stop       chan struct{} // closed when stopping becomes true
 	lines      tail
+	end        ending // once it is complete
 }
 
 func (x *execution) snapshot() Execution {
@@ -70,13 +71,13 @@ func (x *execution) set(c *runpb.Condition) {
 
 // start creates an execution of the job and lets it run. The caller holds s.mu.
 func (s *Server) start(j *job, id string) *execution {
-	now := timestamppb.Now()
+	created := now()
 	t := j.proto.GetTemplate()
 	x := &execution{job: j, id: id, jobCreated: at(j.proto.GetCreateTime()), state: Pending, stop: make(chan struct{})}
 	x.proto = &runpb.Execution{
 		Name: j.proto.GetName() + "/executions/" + id, Uid: uuid.NewString(), Creator: creator, Generation: 1, ObservedGeneration: 1,
 		Labels: maps.Clone(t.GetLabels()), Annotations: maps.Clone(t.GetAnnotations()), LaunchStage: j.proto.GetLaunchStage(),
-		CreateTime: now, UpdateTime: now, Job: j.id, Parallelism: t.GetParallelism(), TaskCount: t.GetTaskCount(),
+		CreateTime: created, UpdateTime: created, Job: j.id, Parallelism: t.GetParallelism(), TaskCount: t.GetTaskCount(),
 		Template: proto.CloneOf(t.GetTemplate()), Reconciling: true, LogUri: logURI(j, id), Etag: fmt.Sprintf("%q", uuid.NewString()),
 	}
 	if x.proto.Parallelism == 0 {
@@ -88,7 +89,7 @@ func (s *Server) start(j *job, id string) *execution {
 	x.set(condition("Started", runpb.Condition_CONDITION_RECONCILING))
 	x.set(condition("ContainerReady", runpb.Condition_CONDITION_SUCCEEDED))
 	x.set(&runpb.Condition{
-		Type: "Retry", State: runpb.Condition_CONDITION_SUCCEEDED, Severity: runpb.Condition_INFO, LastTransitionTime: now,
+		Type: "Retry", State: runpb.Condition_CONDITION_SUCCEEDED, Severity: runpb.Condition_INFO, LastTransitionTime: created,
 		Message: "System will retry after 0:00:00 from lastTransitionTime for attempt 0.",
 		Reasons: &runpb.Condition_Reason{Reason: runpb.Condition_IMMEDIATE_RETRY},
 	})
@@ -100,7 +101,7 @@ func (s *Server) start(j *job, id string) *execution {
 	j.executions = append(j.executions, x)
 	j.proto.ExecutionCount++
 	j.proto.LatestCreatedExecution = &runpb.ExecutionReference{
-		Name: id, CreateTime: now, CompletionStatus: runpb.ExecutionReference_EXECUTION_PENDING,
+		Name: id, CreateTime: created, CompletionStatus: runpb.ExecutionReference_EXECUTION_PENDING,
 	}
 	s.background(func() { s.run(x) })
 	return x
@@ -132,8 +133,7 @@ func (x *execution) settled(op *longrunningpb.Operation) {
 		return
 	}
 	if x.state == Failed {
-		e := x.ending()
-		finish(op, nil, status.New(e.code, e.message))
+		finish(op, nil, status.New(x.end.code, x.end.message))
 		return
 	}
 	finish(op, x.proto, nil)
@@ -226,7 +226,7 @@ func (s *Server) DeleteExecution(_ context.Context, r *runpb.DeleteExecutionRequ
 func (s *Server) delete(x *execution) {
 	if !x.deleted {
 		x.deleted = true
-		x.proto.DeleteTime = timestamppb.Now()
+		x.proto.DeleteTime = now()
 	}
 	if x.proto.GetCompletionTime() == nil {
 		x.halt()

@@ -61,10 +61,10 @@ func (s *Server) CreateJob(_ context.Context, r *runpb.CreateJobRequest) (*longr
 	if count >= s.options.MaxJobs {
 		return nil, status.Errorf(codes.ResourceExhausted, "Quota exceeded for total allowable count of jobs per project per region: %d.", s.options.MaxJobs)
 	}
-	now := timestamppb.Now()
+	created := now()
 	j := &job{project: project, region: region, id: r.GetJobId()}
-	j.proto = &runpb.Job{Name: name, Uid: uuid.NewString(), CreateTime: now, Creator: creator, LaunchStage: api.LaunchStage_GA}
-	j.write(r.GetJob(), now)
+	j.proto = &runpb.Job{Name: name, Uid: uuid.NewString(), CreateTime: created, Creator: creator, LaunchStage: api.LaunchStage_GA}
+	j.write(r.GetJob(), created)
 	if r.GetValidateOnly() {
 		return s.operation(r.GetParent(), j.proto, finished(j.proto)), nil
 	}
@@ -77,7 +77,7 @@ func (s *Server) CreateJob(_ context.Context, r *runpb.CreateJobRequest) (*longr
 const creator = "emulator@example.com"
 
 // write replaces what users may set, with Cloud Run's defaults for what they left out.
-func (j *job) write(from *runpb.Job, now *timestamppb.Timestamp) {
+func (j *job) write(from *runpb.Job, at *timestamppb.Timestamp) {
 	p := proto.CloneOf(from)
 	t := p.GetTemplate()
 	t.TaskCount = max(t.GetTaskCount(), 1)
@@ -102,7 +102,7 @@ func (j *job) write(from *runpb.Job, now *timestamppb.Timestamp) {
 	own.Client, own.ClientVersion, own.CreateExecution = p.GetClient(), p.GetClientVersion(), p.GetCreateExecution()
 	own.BinaryAuthorization = p.GetBinaryAuthorization()
 	own.LaunchStage = cmp.Or(p.GetLaunchStage(), own.GetLaunchStage())
-	own.UpdateTime, own.LastModifier = now, creator
+	own.UpdateTime, own.LastModifier = at, creator
 	own.Generation++
 	own.ObservedGeneration = own.Generation
 	own.Etag = fmt.Sprintf("%q", own.GetUid()+"/"+fmt.Sprint(own.GetGeneration()))
@@ -113,9 +113,9 @@ func (j *job) write(from *runpb.Job, now *timestamppb.Timestamp) {
 func (s *Server) reconcile(j *job, token string) {
 	j.proto.Reconciling = true
 	j.proto.TerminalCondition = condition("Ready", runpb.Condition_CONDITION_RECONCILING)
-	go1 := func() {
+	settle := func() {
 		if failure := s.unstartable(j.project, j.proto); failure != nil {
-			failure.LastTransitionTime = timestamppb.Now()
+			failure.LastTransitionTime = now()
 			j.proto.Reconciling = false
 			j.proto.TerminalCondition = failure
 			s.publish(creationEntry(j))
@@ -129,7 +129,7 @@ func (s *Server) reconcile(j *job, token string) {
 		s.start(j, j.id+"-"+token)
 	}
 	if s.options.ReadyDelay <= 0 {
-		go1()
+		settle()
 		return
 	}
 	generation := j.proto.GetGeneration()
@@ -140,7 +140,7 @@ func (s *Server) reconcile(j *job, token string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.jobs[j.proto.GetName()] == j && j.proto.GetDeleteTime() == nil && j.proto.GetGeneration() == generation {
-			go1()
+			settle()
 		}
 	})
 }
@@ -259,7 +259,7 @@ func (s *Server) UpdateJob(_ context.Context, r *runpb.UpdateJobRequest) (*longr
 	if r.GetValidateOnly() {
 		return s.operation(j.parent(), j.proto, finished(j.proto)), nil
 	}
-	j.write(r.GetJob(), timestamppb.Now())
+	j.write(r.GetJob(), now())
 	s.reconcile(j, token)
 	return s.operation(j.parent(), j.proto, j.settled), nil
 }
@@ -276,7 +276,7 @@ func (s *Server) DeleteJob(_ context.Context, r *runpb.DeleteJobRequest) (*longr
 		return s.operation(j.parent(), j.proto, finished(j.proto)), nil
 	}
 	if j.proto.GetDeleteTime() == nil {
-		j.proto.DeleteTime = timestamppb.Now()
+		j.proto.DeleteTime = now()
 		for _, x := range slices.Clone(j.executions) {
 			s.delete(x)
 		}
@@ -322,5 +322,8 @@ func (s *Server) RunJob(_ context.Context, r *runpb.RunJobRequest) (*longrunning
 }
 
 func condition(kind string, state runpb.Condition_State) *runpb.Condition {
-	return &runpb.Condition{Type: kind, State: state, LastTransitionTime: timestamppb.New(time.Now())}
+	return &runpb.Condition{Type: kind, State: state, LastTransitionTime: now()}
 }
+
+// now is the time as exactly as Cloud Run tells it.
+func now() *timestamppb.Timestamp { return timestamppb.New(time.Now().Truncate(time.Microsecond)) }

@@ -16,6 +16,8 @@ import (
 
 	"cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -24,8 +26,11 @@ const (
 	setupTimeout = 30 * time.Second
 	// answerTimeout is Pub/Sub's longest acknowledgement deadline, so its longest wait for an answer.
 	answerTimeout = 600 * time.Second
-	// lease is how long a message stays ours after this process died; the client renews it meanwhile.
-	lease = 30 * time.Second
+	// lease is how long a message stays ours after this process died; the client renews it
+	// meanwhile. Pub/Sub allows no shorter one.
+	lease = 10 * time.Second
+	// returnTimeout bounds giving messages back in Close: the server may be gone.
+	returnTimeout = time.Second
 	// closeGrace is how long Close lets a request that is under way go on.
 	closeGrace = 5 * time.Second
 	// streams of messages. pstest hands each one about one message every 10 ms.
@@ -80,6 +85,8 @@ type Pusher struct {
 	mu       sync.Mutex
 	attempts map[string]int // by message id, until acknowledged
 	gate     chan struct{}  // closed: open
+	ended    bool           // all streams
+	returned []string       // acknowledgement ids of messages that go back when all streams have ended
 }
 
 // NewPusher creates the topics and the subscription where they are missing, and starts to
@@ -89,18 +96,20 @@ func NewPusher(ctx context.Context, o PusherOptions) (*Pusher, error) {
 	o.MaxBackoff = max(cmp.Or(o.MaxBackoff, 600*time.Second), o.MinBackoff)
 	o.Concurrency = cmp.Or(o.Concurrency, 100)
 	o.Timeout = cmp.Or(o.Timeout, answerTimeout)
-	client, err := pubsub.NewClient(context.WithoutCancel(ctx), o.Project, ClientOptions(o.Addr)...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to Pub/Sub at %s: %w", o.Addr, err)
-	}
 	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is documented to be one
 	transport.MaxIdleConnsPerHost = o.Concurrency
 	p := &Pusher{
-		o: o, client: client, slots: make(chan struct{}, o.Concurrency),
+		o: o, slots: make(chan struct{}, o.Concurrency),
 		attempts: map[string]int{}, gate: make(chan struct{}),
 		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	close(p.gate)
+	client, err := pubsub.NewClient(context.WithoutCancel(ctx), o.Project,
+		append(ClientOptions(o.Addr), option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(p.hold)))...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Pub/Sub at %s: %w", o.Addr, err)
+	}
+	p.client = client
 	if err := p.setUp(ctx); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
@@ -115,11 +124,14 @@ func NewPusher(ctx context.Context, o PusherOptions) (*Pusher, error) {
 	subscriber.ReceiveSettings.MaxOutstandingMessages = -1
 	subscriber.ReceiveSettings.MaxOutstandingBytes = -1
 	subscriber.ReceiveSettings.MaxExtension = 7 * 24 * time.Hour
+	subscriber.ReceiveSettings.MinDurationPerAckExtension = lease
+	subscriber.ReceiveSettings.MaxDurationPerAckExtension = lease
 	ended := make(chan error, 1)
 	go func() { ended <- subscriber.Receive(receiving, p.push) }()
 	p.close = sync.OnceValue(func() error {
 		stop()
 		err := <-ended
+		p.giveBack()
 		if p.deadLetter != nil {
 			p.deadLetter.Stop()
 		}

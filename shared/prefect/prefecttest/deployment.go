@@ -2,17 +2,12 @@ package prefecttest
 
 import (
 	"cmp"
-	"encoding/json"
-	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
@@ -259,7 +254,7 @@ func (s *Server) fill(d *deployment, b deploymentBody, given map[string]bool) er
 	}
 	d.deploymentSpec, d.Updated = b.deploymentSpec, s.now()
 	if given["concurrency_limit"] && !s.v2() {
-		d.GlobalLimit = nil
+		d.GlobalLimit, d.Limit = nil, b.Limit
 		if b.Limit != nil {
 			d.GlobalLimit = &globalLimit{ID: uuid.NewString(), Created: s.now(), Updated: s.now(), Active: true, Name: "deployment:" + d.ID, Limit: *b.Limit}
 		}
@@ -367,60 +362,4 @@ func (s *Server) deleteScheduled(d *deployment, futureAutoOnly bool) {
 		return string(r.DeploymentID) == d.ID && r.StateType == flowrun.StateScheduled && r.StateName != "AwaitingConcurrencySlot" &&
 			r.RunCount == 0 && (!futureAutoOnly || r.AutoScheduled && r.NextScheduledStartTime.After(now))
 	})
-}
-
-// checkJobVariables refuses job variables whose type is not the one in the work pool's schema.
-func (s *Server) checkJobVariables(pool string, variables map[string]any) error {
-	p := s.pools[pool]
-	if p == nil {
-		return nil
-	}
-	schema, _ := p.BaseJobTemplate["variables"].(map[string]any)
-	schema = maps.Clone(schema)
-	delete(schema, "required")
-	given := maps.Clone(variables)
-	maps.DeleteFunc(given, func(_ string, v any) bool { return v == nil })
-	if err := validate(schema, given); err != nil {
-		return refuse(http.StatusUnprocessableEntity, "Error creating flow run: Validation failed. "+err.Error())
-	}
-	return nil
-}
-
-// validate checks a value against a JSON schema; one that cannot be compiled allows everything.
-func validate(schema map[string]any, value map[string]any) error {
-	if len(schema) == 0 {
-		return nil
-	}
-	c := jsonschema.NewCompiler()
-	plain, err := json.Marshal(schema)
-	if err != nil {
-		return err
-	}
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(string(plain)))
-	if err != nil || c.AddResource("schema.json", doc) != nil {
-		return err
-	}
-	compiled, err := c.Compile("schema.json")
-	if err != nil {
-		return nil //nolint:nilerr // as the comment says
-	}
-	data, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	if value == nil {
-		data = []byte("{}")
-	}
-	instance, err := jsonschema.UnmarshalJSON(strings.NewReader(string(data)))
-	if err != nil {
-		return err
-	}
-	return compiled.Validate(instance)
-}
-
-// slug is a name as Prefect makes them up.
-func slug() string {
-	first := []string{"amber", "brisk", "calm", "dapper", "eager", "fuzzy", "golden", "humble", "jolly", "lucid"}
-	second := []string{"badger", "cricket", "dolphin", "egret", "ferret", "gecko", "heron", "ibex", "jackal", "lemur"}
-	return fmt.Sprintf("%s-%s", first[rand.N(len(first))], second[rand.N(len(second))]) //nolint:gosec // no secret
 }

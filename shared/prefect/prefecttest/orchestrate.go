@@ -111,10 +111,10 @@ func (t *transition) abort(reason string) { t.status, t.proposed, t.reason = abo
 
 // rule is one rule of Prefect's CoreFlowPolicy; an empty list of types means all.
 type rule struct {
-	from, to  []flowrun.StateType
-	before    func(*transition)
-	minimal   bool // also applies to forced proposals and new flow runs
-	only      string // the version that has it; empty: both
+	from, to []flowrun.StateType
+	before   func(*transition)
+	minimal  bool   // also applies to forced proposals and new flow runs
+	only     string // the version that has it; empty: both
 }
 
 var terminal = []flowrun.StateType{flowrun.StateCompleted, flowrun.StateFailed, flowrun.StateCrashed, flowrun.StateCancelled}
@@ -132,6 +132,7 @@ var rules = []rule{
 		from: []flowrun.StateType{flowrun.StatePending, flowrun.StateCancelling, flowrun.StateRunning, flowrun.StateCancelled},
 		to:   []flowrun.StateType{flowrun.StatePending}, before: pendingOnce,
 	},
+	{from: []flowrun.StateType{flowrun.StatePending}, to: []flowrun.StateType{flowrun.StateRunning}, before: slotAtRunning, only: "3"},
 	{to: []flowrun.StateType{flowrun.StatePending}, before: takeSlot, only: "3"},
 	{to: []flowrun.StateType{flowrun.StateScheduled}, before: onlyScheduledLate},
 	{to: []flowrun.StateType{flowrun.StatePaused}, before: pause},

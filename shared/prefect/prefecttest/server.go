@@ -24,7 +24,7 @@ type Options struct {
 	// Now is the server's clock; nil means time.Now.
 	Now func() time.Time
 	// Scheduler runs the background services all the time, every few tenths of a second of the real
-	// clock: schedules, marking flow runs late, concurrency leases.
+	// clock; see Tick.
 	Scheduler bool
 	// AuthString, USER:PASSWORD, is demanded if set; APIKey likewise, as Prefect Cloud does.
 	AuthString, APIKey string
@@ -42,6 +42,8 @@ type Server struct {
 	mux  *http.ServeMux
 	done chan struct{}
 	work sync.WaitGroup // the scheduler, and webhooks under way
+	// webhooks calls those of automations.
+	webhooks *http.Client
 
 	mu          sync.Mutex // guards all below
 	flows       map[string]*flow
@@ -55,7 +57,6 @@ type Server struct {
 	automations map[string]*automation
 	artifacts   []*artifact
 	logs        []logLine
-	events      []*event
 	seen        map[string]bool // ids of events
 	held        []heldEvent
 	tokens      map[string]string // CSRF token by client
@@ -68,7 +69,7 @@ func New(o Options) *Server {
 		o.Now = time.Now
 	}
 	s := &Server{
-		opts: o, mux: http.NewServeMux(), done: make(chan struct{}),
+		opts: o, mux: http.NewServeMux(), done: make(chan struct{}), webhooks: &http.Client{Transport: &http.Transport{}},
 		flows: map[string]*flow{}, deployments: map[string]*deployment{}, flowRuns: map[string]*flowRun{},
 		pools: map[string]*workPool{}, blockTypes: map[string]*blockType{}, schemas: map[string]*blockSchema{},
 		documents: map[string]*blockDocument{}, variables: map[string]*variable{}, automations: map[string]*automation{},
@@ -92,6 +93,7 @@ func (s *Server) Close() {
 	s.http.CloseClientConnections()
 	s.http.Close()
 	s.work.Wait()
+	s.webhooks.CloseIdleConnections()
 }
 
 func (s *Server) schedule() {
@@ -129,7 +131,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // answer checks what concerns all requests alike, then calls the endpoint.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
-	h, pattern := s.mux.Handler(r)
+	_, pattern := s.mux.Handler(r)
 	switch {
 	case !s.authorized(r):
 		write(w, http.StatusUnauthorized, map[string]any{"exception_message": "Unauthorized"})
@@ -148,7 +150,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	_ = h
 	s.mux.ServeHTTP(w, r)
 }
 

@@ -1,0 +1,197 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
+)
+
+// startPrefect starts a Prefect server, real or embedded. It returns the environment that
+// containers have, and what deploys the flow once the work pool is there.
+func (s *Stack) startPrefect(ctx context.Context, root string) (containers []string, deploy func(context.Context) error, err error) {
+	venv := ""
+	if !s.Embedded {
+		if venv, err = Venv(ctx, root, s.Python, s.Say); errors.Is(err, errNoPython) {
+			s.Say("%v; going on with a stand-in for the Prefect server and the flow", err)
+			s.Embedded = true
+		} else if err != nil {
+			return nil, nil, err
+		}
+	}
+	weather, err := s.weatherURL()
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.Embedded {
+		containers, err = s.startEmbedded(weather)
+		deploy = s.deployEmbedded
+	} else {
+		err = s.startServer(ctx, venv)
+		containers = []string{
+			"PATH=" + filepath.Join(venv, "bin") + ":/usr/bin:/bin", "HOME=" + s.dir, "WEATHER_URL=" + weather,
+			"PREFECT_HOME=" + filepath.Join(s.dir, "container"),
+		}
+		deploy = func(ctx context.Context) error { return s.deployFlow(ctx, root, venv) }
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	s.Prefect, err = prefect.New(prefect.Config{APIURL: s.apiURL, RequestsPerMinute: 6000})
+	return containers, deploy, err
+}
+
+// startServer starts a real server, unless PREFECT_API_URL names one.
+func (s *Stack) startServer(ctx context.Context, venv string) error {
+	if s.apiURL = os.Getenv("PREFECT_API_URL"); s.apiURL != "" {
+		s.note("Prefect", s.apiURL)
+		return nil
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	s.Say("starting Prefect's server")
+	log, err := os.Create(filepath.Join(s.dir, "prefect.log"))
+	if err != nil {
+		return err
+	}
+	s.later(func() { _ = log.Close() })
+	cmd := exec.Command(filepath.Join(venv, "bin", "prefect"), "server", "start", "--host", "127.0.0.1", "--port", fmt.Sprint(port)) //nolint:noctx // it ends with Close
+	cmd.Env = append(s.prefectEnv(venv, "server"), "PREFECT_UI_API_URL="+fmt.Sprintf("http://127.0.0.1:%d/api", port),
+		// New schedules are looked for every few seconds anyway; this is about the runs after the first.
+		"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS=10")
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start Prefect's server: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	s.later(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			<-ended
+		}
+	})
+	s.apiURL = fmt.Sprintf("http://127.0.0.1:%d/api", port)
+	s.note("Prefect", strings.TrimSuffix(s.apiURL, "/api"))
+	return s.healthy(ctx, ended, log.Name())
+}
+
+// healthy waits until the server answers. On a slow machine its first start takes a minute.
+func (s *Stack) healthy(ctx context.Context, ended chan struct{}, log string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.apiURL+"/health", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ended:
+			return fmt.Errorf("start Prefect's server: it ended, and its last words were:\n%s", tail(log))
+		case <-ctx.Done():
+			return fmt.Errorf("start Prefect's server: no answer from %s/health; its last words were:\n%s", s.apiURL, tail(log))
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// deployFlow deploys scripts/demo-flow with Prefect's own command.
+func (s *Stack) deployFlow(ctx context.Context, root, venv string) error {
+	flow := filepath.Join(root, "scripts", "demo-flow")
+	s.Say("deploying the flow: prefect deploy --all")
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(venv, "bin", "prefect"), "--no-prompt", "deploy", "--all")
+	cmd.Dir = flow
+	cmd.Env = append(s.prefectEnv(venv, "client"), "PREFECT_API_URL="+s.apiURL, "WORK_POOL="+WorkPool, "FLOW_DIR="+flow)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("deploy the flow: %w:\n%s", err, out)
+	}
+	return nil
+}
+
+func (s *Stack) prefectEnv(venv, home string) []string {
+	return []string{
+		"PATH=" + filepath.Join(venv, "bin") + ":/usr/bin:/bin", "HOME=" + s.dir,
+		"PREFECT_HOME=" + filepath.Join(s.dir, home), "PREFECT_SERVER_ANALYTICS_ENABLED=false", "NO_COLOR=1",
+	}
+}
+
+// startEmbedded starts the stand-in server, and makes a `prefect` for containers that runs the
+// stand-in flow.
+func (s *Stack) startEmbedded(weather string) (containers []string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	server := prefecttest.New(prefecttest.Options{Scheduler: true})
+	s.later(server.Close)
+	s.apiURL = server.URL()
+	s.note("Prefect", s.apiURL+" (stand-in)")
+	bin := filepath.Join(s.dir, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return nil, err
+	}
+	script := "#!/bin/sh\nexec '" + self + "' stand-in \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(bin, "prefect"), []byte(script), 0o755); err != nil { //nolint:gosec // it is to be executed
+		return nil, err
+	}
+	return []string{"PATH=" + bin + ":/usr/bin:/bin", "HOME=" + s.dir, "WEATHER_URL=" + weather}, nil
+}
+
+// deployEmbedded makes the deployments that prefect.yaml describes.
+func (s *Stack) deployEmbedded(ctx context.Context) error {
+	flow, err := s.Prefect.CreateFlow(ctx, "weather")
+	if err != nil {
+		return err
+	}
+	for _, d := range []prefect.NewDeployment{
+		{Name: "guide", FlowID: flow.ID, WorkPool: WorkPool},
+		{
+			Name: "scheduled", FlowID: flow.ID, WorkPool: WorkPool, Parameters: map[string]any{"city": "Paris"},
+			Schedules: []prefect.Schedule{{Cron: "* * * * * */20", Timezone: "UTC"}}, Paused: true,
+		},
+	} {
+		if _, err := s.Prefect.CreateDeployment(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tail returns the end of a file, for an error.
+func tail(name string) string {
+	f, err := os.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	const most = 2000
+	if size, err := f.Seek(0, io.SeekEnd); err == nil {
+		_, _ = f.Seek(max(0, size-most), io.SeekStart)
+	}
+	b, _ := io.ReadAll(f)
+	return strings.TrimSpace(string(b))
+}

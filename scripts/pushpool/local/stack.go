@@ -1,0 +1,347 @@
+// Package local runs a whole installation on one machine: everything that Google Cloud and
+// Prefect are to it, and the four functions.
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"cloud.google.com/go/pubsub/v2"
+
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
+	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/publish"
+	"github.com/pushpool/pushpool/shared/timer/timertest"
+)
+
+// Names of the local installation.
+const (
+	Project  = "local"
+	Install  = "pushpool"
+	Region   = "us-central1"
+	WorkPool = "cloud-run"
+
+	TopicFlowRuns   = "flow-runs"
+	TopicExecutions = "executions"
+	TopicDeadLetter = "dead-letter"
+
+	// Automation is the Prefect automation that calls the webhook.
+	Automation = "pushpool"
+)
+
+// secret is the webhook's. Everything listens on the loopback interface only.
+const secret = "the-local-stack-has-no-secrets"
+
+// Options of a stack.
+type Options struct {
+	// Embedded uses stand-ins for the Prefect server and the flow: no Python.
+	Embedded bool
+	// Python makes Prefect's virtual environment; empty: one that is found.
+	Python string
+	// Port of the functions; 0: a free one.
+	Port int
+	// EntryDelay passes between an execution's end and its audit entry.
+	EntryDelay time.Duration
+	// SweepEvery is how often the reconciler is called.
+	SweepEvery time.Duration
+	// LiveWeather has the flow ask the public API.
+	LiveWeather bool
+	// Output receives the log lines of functions and containers; nil: none.
+	Output io.Writer
+	// Say tells of progress.
+	Say func(format string, args ...any)
+}
+
+// Stack is a running local installation.
+type Stack struct {
+	Options
+	Prefect   *prefect.Client
+	CloudRun  *cloudruntest.Server // nil where CLOUD_RUN_EMULATOR_HOST names another
+	Functions *Functions
+	FlowRuns  *publish.Topic
+
+	apiURL string
+	dir    string
+	urls   [][2]string
+	close  []func()
+	// onPush and onCall inject faults; see OnPush and OnCall.
+	onPush atomic.Pointer[func(deliverytest.Push) deliverytest.Fault]
+	onCall atomic.Pointer[func(method string, phase cloudruntest.Phase) error]
+}
+
+// Start starts a stack. ctx bounds the start only. Parts that environment variables name
+// (PUBSUB_EMULATOR_HOST, FIRESTORE_EMULATOR_HOST, CLOUD_RUN_EMULATOR_HOST,
+// CLOUD_TASKS_EMULATOR_HOST, PREFECT_API_URL) are used instead of being started.
+func Start(ctx context.Context, o Options) (s *Stack, err error) {
+	root, err := Root()
+	if err != nil {
+		return nil, err
+	}
+	cache := filepath.Join(root, ".cache")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(cache, "stack-")
+	if err != nil {
+		return nil, err
+	}
+	s = &Stack{Options: o, dir: dir}
+	s.later(func() { _ = os.RemoveAll(dir) })
+	defer func() {
+		if err != nil {
+			s.Close()
+			s = nil
+		}
+	}()
+	if o.Port == 0 {
+		if s.Port, err = freePort(); err != nil {
+			return s, err
+		}
+	}
+	containers, deploy, err := s.startPrefect(ctx, root)
+	if err != nil {
+		return s, err
+	}
+	environ, err := s.startGoogle(ctx, containers)
+	if err != nil {
+		return s, err
+	}
+	s.Functions = &Functions{addr: fmt.Sprintf("127.0.0.1:%d", s.Port), environ: environ, output: o.Output}
+	s.later(s.Functions.Stop)
+	if err := s.Functions.Start(ctx); err != nil {
+		return s, err
+	}
+	s.note("functions", "http://"+s.Functions.addr)
+	if err := s.subscribe(ctx); err != nil {
+		return s, err
+	}
+	if err := s.setUpPrefect(ctx); err != nil {
+		return s, err
+	}
+	if err := deploy(ctx); err != nil {
+		return s, err
+	}
+	s.schedule()
+	return s, nil
+}
+
+// startGoogle starts what stands for Google Cloud and returns the functions' environment.
+func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ []string, err error) {
+	set := func(name, value string) { environ = append(environ, name+"="+value) }
+	pubsubAddr := os.Getenv("PUBSUB_EMULATOR_HOST")
+	if pubsubAddr == "" {
+		server, err := deliverytest.NewPubSub(deliverytest.Options{})
+		if err != nil {
+			return nil, err
+		}
+		s.later(func() { _ = server.Close() })
+		pubsubAddr = server.Addr()
+		// The topics' clients in this process find it by the same variable.
+		if err := os.Setenv("PUBSUB_EMULATOR_HOST", pubsubAddr); err != nil {
+			return nil, err
+		}
+		s.later(func() { _ = os.Unsetenv("PUBSUB_EMULATOR_HOST") })
+	}
+	s.note("Pub/Sub", "PUBSUB_EMULATOR_HOST="+pubsubAddr)
+	set("PUBSUB_EMULATOR_HOST", pubsubAddr)
+
+	tasks := os.Getenv("CLOUD_TASKS_EMULATOR_HOST")
+	if tasks == "" {
+		server, err := timertest.New("")
+		if err != nil {
+			return nil, err
+		}
+		s.later(server.Close)
+		tasks = server.Addr()
+	}
+	s.note("Cloud Tasks", "CLOUD_TASKS_EMULATOR_HOST="+tasks)
+	set("CLOUD_TASKS_EMULATOR_HOST", tasks)
+
+	client, err := pubsub.NewClient(context.WithoutCancel(ctx), Project, deliverytest.ClientOptions(pubsubAddr)...)
+	if err != nil {
+		return nil, err
+	}
+	s.later(func() { _ = client.Close() })
+	s.FlowRuns = publish.New(client, TopicFlowRuns)
+	s.later(s.FlowRuns.Close)
+	executions := publish.New(client, TopicExecutions)
+	s.later(executions.Close)
+
+	cloudRun := os.Getenv("CLOUD_RUN_EMULATOR_HOST")
+	if cloudRun == "" {
+		s.CloudRun, err = cloudruntest.Start(cloudruntest.Options{
+			Env: containers, Dir: s.dir, EntryDelay: s.EntryDelay, Output: s.Output,
+			Publish: func(ctx context.Context, entry []byte) error {
+				_, err := executions.Publish(ctx, entry, nil)
+				return err
+			},
+			Intercept: func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
+				if f := s.onCall.Load(); f != nil {
+					return (*f)(method, phase)
+				}
+				return nil
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.later(s.CloudRun.Close)
+		cloudRun = s.CloudRun.Addr()
+	}
+	s.note("Cloud Run", "CLOUD_RUN_EMULATOR_HOST="+cloudRun)
+	set("CLOUD_RUN_EMULATOR_HOST", cloudRun)
+
+	ledger := "memory"
+	if host := os.Getenv("FIRESTORE_EMULATOR_HOST"); host != "" {
+		ledger = "firestore"
+		s.note("Firestore", "FIRESTORE_EMULATOR_HOST="+host)
+		set("FIRESTORE_EMULATOR_HOST", host)
+	}
+	set("LEDGER", ledger)
+	set("GOOGLE_CLOUD_PROJECT", Project)
+	set("INSTALL_NAME", Install)
+	set("WORK_POOLS", WorkPool)
+	set("REGIONS", Region)
+	set("TASKS_QUEUE", fmt.Sprintf("projects/%s/locations/%s/queues/pushpool", Project, Region))
+	set("DEAD_LETTER_TOPIC", TopicDeadLetter)
+	set("WEBHOOK_SECRETS", secret)
+	set("PREFECT_API_URL", s.apiURL)
+	set("PATH", os.Getenv("PATH"))
+	return environ, nil
+}
+
+// subscribe lets the topics push to the functions. Back-off begins at a second instead of
+// ten, so that nobody has to watch it.
+func (s *Stack) subscribe(ctx context.Context) error {
+	for topic, function := range map[string]string{TopicFlowRuns: "dispatcher", TopicExecutions: "finalizer"} {
+		pusher, err := deliverytest.NewPusher(ctx, deliverytest.PusherOptions{
+			Addr: os.Getenv("PUBSUB_EMULATOR_HOST"), Project: Project, Topic: topic, Subscription: topic,
+			Endpoint: s.Functions.URL(function), MinBackoff: time.Second, MaxBackoff: 10 * time.Second,
+			MaxAttempts: 100, DeadLetterTopic: TopicDeadLetter, Timeout: 90 * time.Second,
+			Fault: func(p deliverytest.Push) deliverytest.Fault {
+				if f := s.onPush.Load(); f != nil && topic == TopicFlowRuns {
+					return (*f)(p)
+				}
+				return deliverytest.Fault{}
+			},
+		})
+		if err != nil {
+			return err
+		}
+		s.later(func() { _ = pusher.Close() })
+	}
+	return nil
+}
+
+// setUpPrefect creates the work pool, the webhook block and the automation.
+func (s *Stack) setUpPrefect(ctx context.Context) error {
+	template, err := s.Prefect.WorkerMetadataTemplate(ctx, "cloud-run-v2")
+	if err != nil {
+		return err
+	}
+	if err := s.Prefect.CreateWorkPool(ctx, WorkPool, "cloud-run-v2", template); err != nil {
+		return err
+	}
+	return s.Prefect.EnsureWebhook(ctx, prefect.WebhookSetup{
+		BlockName: "pushpool", AutomationName: Automation, URL: s.Functions.URL("webhook"), Secret: secret, WorkPools: []string{WorkPool},
+	})
+}
+
+// schedule is Cloud Scheduler: it calls the reconciler.
+func (s *Stack) schedule() {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	s.later(func() { stop(); <-done })
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(cmp.Or(s.SweepEvery, time.Minute))
+		defer ticker.Stop()
+		for {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Functions.URL("reconciler"), nil)
+			if err == nil {
+				if resp, err := http.DefaultClient.Do(req); err == nil {
+					_ = resp.Body.Close()
+				}
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+}
+
+// OnPush sets what goes wrong with pushes of the topic flow-runs; nil: nothing.
+func (s *Stack) OnPush(f func(deliverytest.Push) deliverytest.Fault) {
+	s.onPush.Store(orNil(f, f == nil))
+}
+
+// OnCall is asked before and after each call to Cloud Run what goes wrong with it; nil: nothing.
+func (s *Stack) OnCall(f func(method string, phase cloudruntest.Phase) error) {
+	s.onCall.Store(orNil(f, f == nil))
+}
+
+func orNil[T any](v T, isNil bool) *T {
+	if isNil {
+		return nil
+	}
+	return &v
+}
+
+// Close stops everything that Start started, last first.
+func (s *Stack) Close() {
+	for i := len(s.close) - 1; i >= 0; i-- {
+		s.close[i]()
+	}
+	s.close = nil
+}
+
+func (s *Stack) later(f func()) { s.close = append(s.close, f) }
+
+func (s *Stack) note(name, url string) { s.urls = append(s.urls, [2]string{name, url}) }
+
+// Describe returns the addresses of all parts, one in each line.
+func (s *Stack) Describe() string {
+	var b strings.Builder
+	for _, u := range s.urls {
+		fmt.Fprintf(&b, "  %-12s %s\n", u[0], u[1])
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// Root returns the folder of this repository's clone, above the working directory.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "scripts", "demo-flow")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("find the demo's flow: there is no scripts/demo-flow here or above; run this in a clone of the repository")
+		}
+	}
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil //nolint:forcetypeassert // a TCP listener has a TCP address
+}

@@ -1,0 +1,92 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// PrefectVersion is the version of Prefect 3 that the stack runs.
+const PrefectVersion = "3.8.8"
+
+var errNoPython = errors.New("there is no Python 3.10 to 3.13 here (name one with --python)")
+
+// Venv returns a virtual environment with Prefect, and makes it if it is not there. The
+// error is errNoPython where no Python is found to make it with.
+func Venv(ctx context.Context, root, python string, say func(string, ...any)) (string, error) {
+	dir := filepath.Join(root, ".cache", "prefect-"+PrefectVersion)
+	requirements := filepath.Join(root, "scripts", "requirements", "prefect-3.txt")
+	want, err := os.ReadFile(requirements)
+	if err != nil {
+		return "", err
+	}
+	// The list of what was installed is written last, so a broken installation is made anew.
+	done := filepath.Join(dir, "installed.txt")
+	if have, err := os.ReadFile(done); err == nil && string(have) == string(want) {
+		return dir, nil
+	}
+	if python, err = findPython(ctx, python); err != nil {
+		return "", err
+	}
+	say("installing Prefect %s into .cache (about 400 MB; once, one to four minutes)", PrefectVersion)
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	if err := run(ctx, say, "make a virtual environment", python, "-m", "venv", dir); err != nil {
+		return "", err
+	}
+	pip := filepath.Join(dir, "bin", "python")
+	if err := run(ctx, say, "install Prefect", pip, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "-r", requirements); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(done, want, 0o644)
+}
+
+// findPython returns the first Python that Prefect runs with and that has the modules venv and pip.
+func findPython(ctx context.Context, python string) (string, error) {
+	candidates := []string{python}
+	if python == "" {
+		candidates = []string{"python3.12", "python3.11", "python3.13", "python3.10", "python3", "python"}
+	}
+	const probe = "import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))"
+	for _, c := range candidates {
+		if path, err := exec.LookPath(c); err == nil && exec.CommandContext(ctx, path, "-c", probe).Run() == nil {
+			return path, nil
+		}
+	}
+	if python != "" {
+		return "", fmt.Errorf("--python %s: it is not a Python 3.10 to 3.13 with the modules venv and ensurepip", python)
+	}
+	return "", errNoPython
+}
+
+// run runs a command and says every ten seconds that it goes on.
+func run(ctx context.Context, say func(string, ...any), act, name string, args ...string) error {
+	start := time.Now()
+	ticker := time.NewTicker(10 * time.Second)
+	defer ticker.Stop()
+	type result struct {
+		out []byte
+		err error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+		ended <- result{out, err}
+	}()
+	for {
+		select {
+		case r := <-ended:
+			if r.err != nil {
+				return fmt.Errorf("%s: %w:\n%s", act, r.err, r.out)
+			}
+			return nil
+		case <-ticker.C:
+			say("  … %s: %d s", act, int(time.Since(start).Seconds()))
+		}
+	}
+}

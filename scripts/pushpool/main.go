@@ -1,0 +1,104 @@
+// Command pushpool is the operator's command.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pushpool/pushpool/scripts/pushpool/demo"
+	"github.com/pushpool/pushpool/scripts/pushpool/local"
+)
+
+type command struct {
+	Serve   serveCommand   `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
+	Local   localCommand   `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
+	Demo    demoCommand    `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
+	StandIn standInCommand `cmd:"" hidden:"" help:"Be the flow of the embedded stack."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	var c command
+	k := kong.Parse(&c, kong.Name("pushpool"), kong.Description("Prefect flow runs on Google Cloud Run Jobs without a worker."),
+		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)))
+	err := k.Run()
+	stop()
+	switch {
+	case errors.Is(err, errQuiet):
+		os.Exit(1)
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "pushpool: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// errQuiet: what went wrong has been shown already.
+var errQuiet = errors.New("")
+
+// stackFlags are what local and demo have in common.
+type stackFlags struct {
+	Embedded   bool          `help:"A stand-in for the Prefect server and for the flow: no Python."`
+	Python     string        `help:"The Python to make Prefect's virtual environment with (3.10 to 3.13); found by itself if not given." placeholder:"PATH"`
+	Port       int           `help:"The port of the functions; 0 takes a free one." default:"0"`
+	EntryDelay time.Duration `help:"How long after an execution's end its audit log entry is published." default:"3s"`
+	Sweep      time.Duration `help:"How often the reconciler is called; once a minute when deployed." default:"10s"`
+	Live       bool          `help:"Fetch the weather from the public API instead of a canned answer."`
+	Verbose    bool          `short:"v" help:"Show the functions' and the containers' log lines."`
+}
+
+func (f stackFlags) options() local.Options {
+	o := local.Options{
+		Embedded: f.Embedded, Python: f.Python, Port: f.Port, LiveWeather: f.Live,
+		EntryDelay: f.EntryDelay, SweepEvery: f.Sweep, Say: say,
+	}
+	if f.Verbose {
+		o.Output = os.Stderr
+	}
+	return o
+}
+
+type localCommand struct{ stackFlags }
+
+// Run runs the stack until ctx ends.
+func (c *localCommand) Run(ctx context.Context) error {
+	stack, err := local.Start(ctx, c.options())
+	if err != nil {
+		return err
+	}
+	defer stack.Close()
+	fmt.Println(stack.Describe())
+	fmt.Println("Ctrl-C stops it all.")
+	<-ctx.Done()
+	return nil
+}
+
+type demoCommand struct {
+	stackFlags
+	Scenario []int `arg:"" optional:"" help:"The scenarios to show, 1 to 7; all if none is given."`
+	Keep     bool  `help:"Leave everything running at the end, until Ctrl-C, and print the URLs."`
+}
+
+// Run shows the scenarios.
+func (c *demoCommand) Run(ctx context.Context) error {
+	ok, err := demo.Run(ctx, os.Stdout, c.options(), c.Scenario, c.Keep)
+	if err == nil && !ok {
+		return errQuiet
+	}
+	return err
+}
+
+type standInCommand struct {
+	Args []string `arg:"" optional:"" passthrough:""`
+}
+
+// Run runs the flow.
+func (c *standInCommand) Run(ctx context.Context) error { return local.StandIn(ctx, os.Environ()) }
+
+func say(format string, args ...any) { fmt.Printf("· "+format+"\n", args...) }

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/pushpool/pushpool/functions"
+	"github.com/pushpool/pushpool/shared/install"
+	"github.com/pushpool/pushpool/shared/ledger"
+)
+
+type serveCommand struct {
+	Addr string `help:"Where to listen." default:"127.0.0.1:8080" env:"PUSHPOOL_ADDR"`
+}
+
+// Run serves the functions until ctx ends, then lets requests under way finish.
+func (c *serveCommand) Run(ctx context.Context) error {
+	handlers, err := functions.Make(os.Getenv("FUNCTION_TARGET"), install.Surroundings{
+		Environ: os.Environ(), Log: os.Stderr, Memory: ledger.NewMemory(),
+	})
+	if err != nil {
+		return fmt.Errorf("the configuration is wrong:\n%w", err)
+	}
+	mux := http.NewServeMux()
+	for name, h := range handlers {
+		mux.Handle("/"+name, h)
+	}
+	listener, err := net.Listen("tcp", c.Addr)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w; choose another address with --addr", c.Addr, err)
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	fmt.Fprintf(os.Stdout, "serving on http://%s\n", listener.Addr())
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}

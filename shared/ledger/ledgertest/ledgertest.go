@@ -1,0 +1,303 @@
+// Package ledgertest is the suite that every ledger has to pass.
+package ledgertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/ledger"
+)
+
+// at is a time that every store keeps in full: Firestore truncates to microseconds.
+var at = time.Date(2026, 1, 1, 6, 0, 0, 123_456_000, time.UTC)
+
+// errRefused is a change's own error.
+var errRefused = errors.New("refused")
+
+// Run runs the suite. open returns an empty ledger, each time another one.
+func Run(t *testing.T, open func(*testing.T) ledger.Ledger) {
+	for name, test := range map[string]func(*testing.T, ledger.Ledger){
+		"a flow run that is not known has a record with its id alone": testUnknown,
+		"every field comes back":                                      testRoundTrip,
+		"an update replaces the whole record":                         testReplace,
+		"a refused change leaves all as it is":                        testRefused,
+		"a cancelled context changes nothing":                         testCancelled,
+		"concurrent updates lose nothing":                             testConcurrent,
+		"nobody shares what is stored":                                testShared,
+		"unreported: verdicts that Prefect was not told":              testUnreported,
+		"unreported: the oldest first, as many as asked for":          testUnreportedLimit,
+		"by execution: the current launch's":                          testByExecution,
+		"pools: updated like records":                                 testPool,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+	}
+}
+
+// full is a record with something in every field.
+func full(id string) flowrun.Record {
+	tick := at
+	next := func() time.Time { tick = tick.Add(time.Second); return tick }
+	launch := func(n string, s flowrun.Status) flowrun.Launch {
+		return flowrun.Launch{
+			LaunchID: flowrun.LaunchID("launch" + n), ScheduledStateAt: next(), Status: s,
+			WorkPool: "pool" + n, DeploymentID: "deployment" + n, Region: "region" + n, JobName: "job" + n,
+			ExecutionName: "execution" + n, Outcome: flowrun.ExitCode, Reason: "reason" + n,
+			Report:     &flowrun.Report{Type: flowrun.StateScheduled, Name: "AwaitingRetry", Message: "message" + n, ScheduledTime: next()},
+			ReportedAt: next(), DueAt: next(), ClaimedAt: next(), LaunchedAt: next(), StartedAt: next(), FinishedAt: next(),
+			CancelRequestedAt: next(), MissingSince: next(),
+		}
+	}
+	return flowrun.Record{
+		FlowRunID: id, Launch: launch("3", flowrun.StatusFinished), LeaseHolder: "holder", LeaseUntil: next(),
+		Previous: []flowrun.Launch{launch("2", flowrun.StatusRejected), launch("1", flowrun.StatusAbandoned)}, ExpireAt: next(),
+	}
+}
+
+// put stores r, whatever was there before.
+func put(t *testing.T, l ledger.Ledger, r flowrun.Record) {
+	t.Helper()
+	written, err := l.Update(t.Context(), r.FlowRunID, func(flowrun.Record) (flowrun.Record, error) { return r, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, r, written)
+}
+
+func get(t *testing.T, l ledger.Ledger, id string) flowrun.Record {
+	t.Helper()
+	r, err := l.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func same(t *testing.T, want, got any) {
+	t.Helper()
+	// A store may not tell a list without elements from none.
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func testUnknown(t *testing.T, l ledger.Ledger) {
+	same(t, flowrun.Record{FlowRunID: "f"}, get(t, l, "f"))
+	_, err := l.Update(t.Context(), "f", func(r flowrun.Record) (flowrun.Record, error) {
+		same(t, flowrun.Record{FlowRunID: "f"}, r)
+		return r, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testRoundTrip(t *testing.T, l ledger.Ledger) {
+	for name, r := range map[string]flowrun.Record{
+		"full": full("full"),
+		// No report, no time, nothing before.
+		"bare": {FlowRunID: "bare", Launch: flowrun.Launch{LaunchID: "l", Status: flowrun.StatusClaimed}},
+		// Nothing but a lease, as Taken leaves it.
+		"lease": {FlowRunID: "lease", LeaseHolder: "h", LeaseUntil: at},
+	} {
+		t.Run(name, func(t *testing.T) {
+			put(t, l, r)
+			got := get(t, l, r.FlowRunID)
+			same(t, r, got)
+			if r.ReportedAt.IsZero() && (!got.ReportedAt.IsZero() || !got.ExpireAt.IsZero() || got.Report != nil) {
+				t.Errorf("nothing was reported, but %+v", got)
+			}
+			_, err := l.Update(t.Context(), r.FlowRunID, func(inside flowrun.Record) (flowrun.Record, error) {
+				same(t, r, inside)
+				return inside, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, r, get(t, l, r.FlowRunID))
+		})
+	}
+}
+
+func testReplace(t *testing.T, l ledger.Ledger) {
+	put(t, l, full("f"))
+	put(t, l, full("other"))
+	bare := flowrun.Record{FlowRunID: "f", Launch: flowrun.Launch{LaunchID: "l", Status: flowrun.StatusClaimed}}
+	put(t, l, bare)
+	same(t, bare, get(t, l, "f"))
+	same(t, full("other"), get(t, l, "other"))
+}
+
+func testRefused(t *testing.T, l ledger.Ledger) {
+	put(t, l, full("f"))
+	for id, want := range map[string]flowrun.Record{"f": full("f"), "unknown": {FlowRunID: "unknown"}} {
+		got, err := l.Update(t.Context(), id, func(r flowrun.Record) (flowrun.Record, error) {
+			r.Reason = "changed"
+			return r, errRefused
+		})
+		if !errors.Is(err, errRefused) {
+			t.Errorf("error %v, want the change's own", err)
+		}
+		same(t, want, got)
+		same(t, want, get(t, l, id))
+	}
+}
+
+func testCancelled(t *testing.T, l ledger.Ledger) {
+	put(t, l, full("f"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := l.Update(ctx, "f", func(r flowrun.Record) (flowrun.Record, error) { r.Reason = "changed"; return r, nil })
+	if err == nil {
+		t.Error("no error")
+	}
+	if _, err := l.UpdatePool(ctx, "p", func(p flowrun.Pool) (flowrun.Pool, error) { p.Again = true; return p, nil }); err == nil {
+		t.Error("pool: no error")
+	}
+	same(t, full("f"), get(t, l, "f"))
+}
+
+func testConcurrent(t *testing.T, l ledger.Ledger) {
+	const callers, times = 4, 5
+	group, ctx := errgroup.WithContext(t.Context())
+	for range callers {
+		group.Go(func() error {
+			for range times {
+				_, err := l.Update(ctx, "f", func(r flowrun.Record) (flowrun.Record, error) {
+					n, _ := strconv.Atoi(r.Reason) // none yet: 0
+					r.Reason = strconv.Itoa(n + 1)
+					return r, nil
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, l, "f").Reason; got != strconv.Itoa(callers*times) {
+		t.Errorf("counted %s, want %d", got, callers*times)
+	}
+}
+
+func testShared(t *testing.T, l ledger.Ledger) {
+	r := full("f")
+	put(t, l, r)
+	spoil := func(r flowrun.Record) {
+		r.Report.Message, r.Previous[0].Reason, r.Previous[1].Report.Message = "spoilt", "spoilt", "spoilt"
+	}
+	spoil(r)
+	spoil(get(t, l, "f"))
+	_, err := l.Update(t.Context(), "f", func(r flowrun.Record) (flowrun.Record, error) { spoil(r); return r, errRefused })
+	if !errors.Is(err, errRefused) {
+		t.Fatal(err)
+	}
+	if found, ok, err := l.ByExecution(t.Context(), "execution3"); err != nil || !ok {
+		t.Errorf("found %t, %v", ok, err)
+	} else {
+		spoil(found)
+	}
+	same(t, full("f"), get(t, l, "f"))
+}
+
+// verdict is a record whose verdict was reached at the given time.
+func verdict(id string, s flowrun.Status, finished, reported time.Time) flowrun.Record {
+	return flowrun.Record{FlowRunID: id, Launch: flowrun.Launch{
+		LaunchID: "l", Status: s, FinishedAt: finished, ReportedAt: reported,
+		Report: &flowrun.Report{Type: flowrun.StateCrashed},
+	}}
+}
+
+func testUnreported(t *testing.T, l ledger.Ledger) {
+	old := at.Add(-time.Minute)
+	finished, rejected := verdict("finished", flowrun.StatusFinished, old, time.Time{}), verdict("rejected", flowrun.StatusRejected, old.Add(1000), time.Time{})
+	running := full("running") // one before it is unreported, which nobody is told any more
+	running.Status, running.ReportedAt, running.Previous[0].ReportedAt = flowrun.StatusLaunched, time.Time{}, time.Time{}
+	for _, r := range []flowrun.Record{
+		finished, rejected, running,
+		verdict("reported", flowrun.StatusFinished, old, old),
+		verdict("now", flowrun.StatusFinished, at, time.Time{}),
+		{FlowRunID: "claimed", Launch: flowrun.Launch{LaunchID: "l", Status: flowrun.StatusClaimed}},
+	} {
+		put(t, l, r)
+	}
+	same(t, []flowrun.Record{finished, rejected}, unreported(t, l, at, 10))
+
+	put(t, l, verdict("finished", flowrun.StatusFinished, old, at))
+	same(t, []flowrun.Record{rejected}, unreported(t, l, at, 10))
+}
+
+func testUnreportedLimit(t *testing.T, l ledger.Ledger) {
+	var want []flowrun.Record
+	for n := range 6 { // stored newest first, under ids that sort neither way
+		r := verdict(fmt.Sprintf("f%d", n*5%6), flowrun.StatusFinished, at.Add(-time.Duration(n)*time.Second), time.Time{})
+		put(t, l, r)
+		want = append([]flowrun.Record{r}, want...)
+	}
+	same(t, want[:2], unreported(t, l, at, 2))
+	same(t, want[:5], unreported(t, l, at, 10))
+	same(t, want, unreported(t, l, at.Add(time.Second), 6))
+}
+
+func unreported(t *testing.T, l ledger.Ledger, before time.Time, limit int) []flowrun.Record {
+	t.Helper()
+	found, err := l.Unreported(t.Context(), before, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func testByExecution(t *testing.T, l ledger.Ledger) {
+	put(t, l, full("f"))
+	put(t, l, flowrun.Record{FlowRunID: "claimed", Launch: flowrun.Launch{LaunchID: "l", Status: flowrun.StatusClaimed}})
+	for name, want := range map[string]bool{"execution3": true, "execution2": false, "other": false, "": false} {
+		r, found, err := l.ByExecution(t.Context(), name)
+		if err != nil || found != want {
+			t.Errorf("%q: found %t, %v", name, found, err)
+		}
+		if found {
+			same(t, full("f"), r)
+		}
+	}
+}
+
+func testPool(t *testing.T, l ledger.Ledger) {
+	want := flowrun.Pool{Name: "p", LeaseHolder: "h", LeaseUntil: at, Again: true, HeartbeatAt: at.Add(time.Second)}
+	written, err := l.UpdatePool(t.Context(), "p", func(p flowrun.Pool) (flowrun.Pool, error) {
+		same(t, flowrun.Pool{Name: "p"}, p)
+		return want, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, want, written)
+	for name, want := range map[string]flowrun.Pool{"p": want, "other": {Name: "other"}} {
+		got, err := l.UpdatePool(t.Context(), name, func(p flowrun.Pool) (flowrun.Pool, error) {
+			same(t, want, p)
+			p.LeaseHolder = "changed"
+			return p, errRefused
+		})
+		if !errors.Is(err, errRefused) {
+			t.Errorf("error %v, want the change's own", err)
+		}
+		same(t, want, got)
+	}
+	if _, err := l.UpdatePool(t.Context(), "p", func(p flowrun.Pool) (flowrun.Pool, error) {
+		same(t, want, p)
+		return p, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}

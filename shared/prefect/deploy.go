@@ -1,0 +1,93 @@
+package prefect
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// CreateFlow creates the flow of that name, or returns the one that exists.
+func (c *Client) CreateFlow(ctx context.Context, name string) (Flow, error) {
+	var f Flow
+	_, err := c.do(ctx, request{act: "create flow " + name, method: http.MethodPost, path: "/flows/", body: map[string]any{"name": name}}, &f)
+	return f, err
+}
+
+// NewDeployment is what a deployment is created with; FlowID, Name and WorkPool have to be set.
+type NewDeployment struct {
+	FlowID, Name string
+	WorkPool     string // has to exist
+	WorkQueue    string // the pool's default queue, if empty; created if it does not exist
+	// Entrypoint is PATH:FUNCTION, and Path the directory in the container that PATH is relative to.
+	Entrypoint, Path string
+	Parameters       map[string]any
+	JobVariables     map[string]any
+	Tags             []string
+	// ConcurrencyLimit is at least 1; nil means none. Servers of 2.20 have none.
+	ConcurrencyLimit *int
+	Schedules        []Schedule
+	Paused           bool
+}
+
+// Schedule is when a deployment's flow runs start: by a cron line or at an interval, one of them.
+type Schedule struct {
+	Cron     string
+	Interval time.Duration
+	// Timezone is an IANA name that Cron is read in; empty means UTC.
+	Timezone string
+	// Inactive schedules create no flow runs.
+	Inactive bool
+}
+
+func (s Schedule) wire() map[string]any {
+	timetable := map[string]any{"timezone": "UTC"}
+	if s.Timezone != "" {
+		timetable["timezone"] = s.Timezone
+	}
+	if s.Cron != "" {
+		timetable["cron"] = s.Cron
+	}
+	if s.Interval != 0 {
+		timetable["interval"] = s.Interval.Seconds()
+	}
+	return map[string]any{"schedule": timetable, "active": !s.Inactive}
+}
+
+// CreateDeployment creates a deployment, or makes the flow's one of that name so. Either way
+// Prefect makes anew the flow runs that its schedules lay ahead.
+func (c *Client) CreateDeployment(ctx context.Context, n NewDeployment) (Deployment, error) {
+	body := map[string]any{
+		"flow_id": n.FlowID, "name": n.Name, "work_pool_name": n.WorkPool, "paused": n.Paused,
+		"enforce_parameter_schema": false, // none is sent
+	}
+	set := func(key string, value any, isSet bool) {
+		if isSet {
+			body[key] = value
+		}
+	}
+	set("work_queue_name", n.WorkQueue, n.WorkQueue != "")
+	set("entrypoint", n.Entrypoint, n.Entrypoint != "")
+	set("path", n.Path, n.Path != "")
+	set("parameters", n.Parameters, n.Parameters != nil)
+	set("job_variables", n.JobVariables, n.JobVariables != nil)
+	set("tags", n.Tags, n.Tags != nil)
+	set("concurrency_limit", n.ConcurrencyLimit, n.ConcurrencyLimit != nil)
+	schedules := []any{}
+	for _, s := range n.Schedules {
+		schedules = append(schedules, s.wire())
+	}
+	body["schedules"] = schedules
+	return c.deployment(ctx, request{act: "create deployment " + n.Name, method: http.MethodPost, path: "/deployments/", body: body})
+}
+
+// SetDeploymentPaused stops or resumes a deployment's schedules. Pausing deletes the flow runs that
+// they laid ahead.
+func (c *Client) SetDeploymentPaused(ctx context.Context, id string, paused bool) error {
+	r, err := byID("pause or resume deployment "+id, "deployments", id)
+	if err != nil {
+		return err
+	}
+	r.method, r.body = http.MethodPatch, map[string]any{"paused": paused}
+	_, err = c.do(ctx, r, nil)
+	return err
+}

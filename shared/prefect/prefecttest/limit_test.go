@@ -1,0 +1,296 @@
+package prefecttest_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// poolLimit holds that the scheduled query, and only it, keeps a pool's limit and pause.
+func poolLimit(t *testing.T, p *prefectServer) {
+	d := p.deploy(t, prefect.NewDeployment{})
+	path := "/work_pools/" + url.PathEscape(d.WorkPoolName)
+	base := time.Now().Add(-time.Hour)
+	ids := map[string]string{}
+	for i := range 3 {
+		at := base.Add(time.Duration(i) * time.Minute)
+		name := fmt.Sprint(i)
+		ids[name] = p.create(t, d.ID, prefect.NewFlowRun{Name: name, ScheduledTime: &at}).ID
+	}
+	later := time.Now().Add(time.Hour)
+	p.create(t, d.ID, prefect.NewFlowRun{Name: "not due", ScheduledTime: &later})
+	pool := func(fields map[string]any) func() {
+		return func() { p.admin(t, http.MethodPatch, path, fields, nil) }
+	}
+	for _, step := range []struct {
+		rule string
+		act  func()
+		want []string
+	}{
+		{"without a limit all that are due, oldest first", func() {}, []string{"0", "1", "2"}},
+		{"a limit of 0 holds all back", pool(map[string]any{"concurrency_limit": 0}), []string{}},
+		{"a limit of 1 lets one go", pool(map[string]any{"concurrency_limit": 1}), []string{"0"}},
+		{"telling does not claim", func() {}, []string{"0"}},
+		{"one that is PENDING takes the limit", func() { p.set(t, ids["0"], prefect.Proposal{Type: pending}) }, []string{}},
+		{"the limit does not keep from claiming", func() {
+			if a := p.set(t, ids["1"], prefect.Proposal{Type: pending}); a.Status != prefect.StatusAccept {
+				t.Errorf("PENDING beyond the limit: %s", a.Status)
+			}
+			p.set(t, ids["1"], prefect.Proposal{Type: completed})
+		}, []string{}},
+		{"one that is CANCELLING does not take it", func() { p.set(t, ids["0"], prefect.Proposal{Type: cancelling}) }, []string{"2"}},
+		{"a paused pool starts nothing", pool(map[string]any{"is_paused": true}), []string{}},
+		{"one that goes on does", pool(map[string]any{"is_paused": false, "concurrency_limit": nil}), []string{"2"}},
+	} {
+		step.act()
+		if diff := cmp.Diff(step.want, p.startable(t, d.WorkPoolName)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.rule, diff)
+		}
+	}
+}
+
+// queues holds a queue's priority, limit and pause.
+func queues(t *testing.T, p *prefectServer) {
+	d := p.deploy(t, prefect.NewDeployment{})
+	path := "/work_pools/" + url.PathEscape(d.WorkPoolName) + "/queues"
+	p.admin(t, http.MethodPost, path, map[string]any{"name": "high", "priority": 1}, nil)
+	at := time.Now().Add(-time.Hour)
+	for _, n := range []prefect.NewFlowRun{{Name: "low", WorkQueue: "low"}, {Name: "default"}, {Name: "high", WorkQueue: "high"}, {Name: "low, first", WorkQueue: "low", ScheduledTime: &at}} {
+		p.create(t, d.ID, n)
+	}
+	queue := func(name string, fields map[string]any) func() {
+		return func() { p.admin(t, http.MethodPatch, path+"/"+name, fields, nil) }
+	}
+	for _, step := range []struct {
+		rule string
+		act  func()
+		want []string
+	}{
+		{"priority goes before time", func() {}, []string{"high", "default", "low, first", "low"}},
+		{"a queue's limit", queue("low", map[string]any{"concurrency_limit": 1}), []string{"high", "default", "low, first"}},
+		{"a queue's limit of 0", queue("low", map[string]any{"concurrency_limit": 0}), []string{"high", "default"}},
+		{"a paused queue", queue("high", map[string]any{"is_paused": true}), []string{"default"}},
+	} {
+		step.act()
+		if diff := cmp.Diff(step.want, p.startable(t, d.WorkPoolName)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.rule, diff)
+		}
+	}
+	all, err := p.WorkQueues(t.Context(), d.WorkPoolName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]any{}
+	for _, q := range all {
+		got[q.Name] = []any{q.Priority, q.IsPaused, q.ConcurrencyLimit != nil, q.LastPolled != nil}
+	}
+	want := map[string][]any{"high": {1, true, false, true}, "default": {2, false, false, true}, "low": {3, false, true, true}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("queues: priority, paused, limited, polled (-want +got):\n%s", diff)
+	}
+}
+
+// deploymentLimit holds that a claim takes a slot of the deployment's limit, and what gives it back.
+func deploymentLimit(t *testing.T, p *prefectServer) {
+	if p.v2 {
+		t.Skip("2.20 has no limit of deployments")
+	}
+	one := 1
+	d := p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one})
+	if !d.Limited() {
+		t.Error("the deployment is not limited")
+	}
+	first, second, third := p.create(t, d.ID, prefect.NewFlowRun{}).ID, p.create(t, d.ID, prefect.NewFlowRun{}).ID, p.create(t, d.ID, prefect.NewFlowRun{}).ID
+	later := time.Now().Add(time.Hour)
+	for _, step := range []struct {
+		rule     string
+		flowRun  string
+		proposal prefect.Proposal
+		want     outcome
+	}{
+		{"the first takes the slot", first, prefect.Proposal{Type: pending}, outcome{"ACCEPT", pending, "Pending"}},
+		{"the second waits", second, prefect.Proposal{Type: pending}, outcome{"REJECT", scheduled, "AwaitingConcurrencySlot"}},
+		{"and waits", second, prefect.Proposal{Type: pending}, outcome{"REJECT", scheduled, "AwaitingConcurrencySlot"}},
+		{"put back", first, prefect.Proposal{Type: scheduled, Name: "AwaitingCapacity", ScheduledTime: &later}, outcome{"ACCEPT", scheduled, "AwaitingCapacity"}},
+		{"the slot is free", third, prefect.Proposal{Type: pending}, outcome{"ACCEPT", pending, "Pending"}},
+		{"kept while it runs", third, prefect.Proposal{Type: running}, outcome{"ACCEPT", running, "Running"}},
+		{"so the second waits", second, prefect.Proposal{Type: pending}, outcome{"REJECT", scheduled, "AwaitingConcurrencySlot"}},
+		{"kept while it is cancelled", third, prefect.Proposal{Type: cancelling}, outcome{"ACCEPT", cancelling, "Cancelling"}},
+		{"so the second waits on", second, prefect.Proposal{Type: pending}, outcome{"REJECT", scheduled, "AwaitingConcurrencySlot"}},
+		{"given back at the end", third, prefect.Proposal{Type: cancelled}, outcome{"ACCEPT", cancelled, "Cancelled"}},
+		{"for the next", second, prefect.Proposal{Type: pending}, outcome{"ACCEPT", pending, "Pending"}},
+	} {
+		a := p.set(t, step.flowRun, step.proposal)
+		if diff := cmp.Diff(step.want, outcome{a.Status, a.State.Type, a.State.Name}); diff != "" {
+			t.Fatalf("%s (-want +got):\n%s", step.rule, diff)
+		}
+		if step.want.Type == pending && a.State.Details.DeploymentConcurrencyLeaseID == "" {
+			t.Errorf("%s: the state has no lease", step.rule)
+		}
+		if a.State.Name == "AwaitingConcurrencySlot" {
+			if wait := time.Until(*a.State.Details.ScheduledTime); wait < 20*time.Second || wait > 31*time.Second {
+				t.Errorf("%s: told to wait %s, want about 30 s", step.rule, wait)
+			}
+		}
+	}
+}
+
+// pool holds what makes a pool READY: a worker's heartbeat, and not a query.
+func pool(t *testing.T, p *prefectServer) {
+	name := p.newPool(t)
+	p.startable(t, name)
+	var got struct{ Status string }
+	path := "/work_pools/" + url.PathEscape(name)
+	if p.admin(t, http.MethodGet, path, nil, &got); got.Status != "NOT_READY" {
+		t.Errorf("status %s after a query, want NOT_READY", got.Status)
+	}
+	if err := p.Heartbeat(t.Context(), name, "pushpool", 24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if p.admin(t, http.MethodGet, path, nil, &got); got.Status != "READY" {
+		t.Errorf("status %s after a heartbeat, want READY", got.Status)
+	}
+	wantFault(t, p.CreateWorkPool(t.Context(), "Prefect pool", "process", nil), flowrun.Refused)
+}
+
+// schedules holds that schedules lay flow runs ahead, and that pausing takes them away.
+func schedules(t *testing.T, p *prefectServer) {
+	d := p.deploy(t, prefect.NewDeployment{
+		Paused:    true,
+		Schedules: []prefect.Schedule{{Interval: 30 * time.Minute}, {Cron: "0 3 * * *", Timezone: "Europe/Berlin"}, {Cron: "0 4 * * *", Inactive: true}},
+	})
+	ahead := func() []prefect.FlowRun {
+		f, err := p.FlowRuns(t.Context(), prefect.Filter{DeploymentIDs: []string{d.ID}, StateTypes: []flowrun.StateType{scheduled}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	if got := ahead(); len(got) != 0 {
+		t.Errorf("%d flow runs of a paused deployment", len(got))
+	}
+	if err := p.SetDeploymentPaused(t.Context(), d.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the schedules make no flow runs", func() bool {
+		atThree, others := 0, 0
+		for _, f := range ahead() {
+			if !f.AutoScheduled {
+				t.Fatal("a flow run of a schedule is not marked so")
+			}
+			if at := f.NextScheduledStartTime.In(berlin); at.Hour() == 3 && at.Minute() == 0 && at.Second() == 0 && at.Nanosecond() == 0 {
+				atThree++
+			} else {
+				others++
+			}
+		}
+		return atThree >= 3 && others >= 3
+	})
+	if err := p.SetDeploymentPaused(t.Context(), d.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "pausing leaves flow runs", func() bool { return len(ahead()) == 0 })
+}
+
+// webhook holds that an installation's automation tells what pushpool understands, once, about its pools only.
+func webhook(t *testing.T, p *prefectServer) {
+	type told struct {
+		ID        string `json:"id"`
+		Event     string `json:"event"`
+		FlowRun   string `json:"flow_run"`
+		StateType string `json:"state_type"`
+		StateName string `json:"state_name"`
+	}
+	calls := make(chan told, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		var inner string
+		if json.Unmarshal(body, &inner) == nil { // 2.20 sends a JSON string
+			body = []byte(inner)
+		}
+		var got told
+		if err != nil || json.Unmarshal(body, &got) != nil || r.Header.Get("Authorization") != "Bearer s3cret" || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("received %q with %v", body, r.Header)
+		}
+		calls <- got
+	}))
+	defer receiver.Close()
+	next := func() told {
+		t.Helper()
+		select {
+		case got := <-calls:
+			return got
+		case <-time.After(20 * time.Second):
+			t.Fatal("the webhook is not called")
+			return told{}
+		}
+	}
+	d := p.deploy(t, prefect.NewDeployment{})
+	foreign := p.deploy(t, prefect.NewDeployment{})
+	name := "pushpool-" + uuid.NewString()
+	setup := prefect.WebhookSetup{BlockName: name, AutomationName: name, URL: "http://127.0.0.1:1/old", Secret: "old", WorkPools: []string{"none"}}
+	changed := setup
+	changed.URL, changed.Secret, changed.WorkPools = receiver.URL, "s3cret", []string{d.WorkPoolName, p.newPool(t)}
+	for _, s := range []prefect.WebhookSetup{setup, changed, changed} {
+		if err := p.EnsureWebhook(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var automations []struct{ ID string }
+	p.admin(t, http.MethodPost, "/automations/filter", map[string]any{"automations": map[string]any{"name": map[string]any{"any_": []string{name}}}}, &automations)
+	if len(automations) != 1 {
+		t.Fatalf("%d automations, want 1", len(automations))
+	}
+	defer p.admin(t, http.MethodDelete, "/automations/"+automations[0].ID, nil, nil)
+
+	p.create(t, foreign.ID, prefect.NewFlowRun{})
+	f := p.create(t, d.ID, prefect.NewFlowRun{})
+	want := told{ID: f.StateID, Event: "prefect.flow-run.Scheduled", FlowRun: "prefect.flow-run." + f.ID, StateType: "SCHEDULED", StateName: "Scheduled"}
+	if diff := cmp.Diff(want, next()); diff != "" {
+		t.Errorf("a flow run is created (-want +got):\n%s", diff)
+	}
+	p.set(t, f.ID, prefect.Proposal{Type: pending})
+	p.set(t, f.ID, prefect.Proposal{Type: running})
+	a := p.set(t, f.ID, prefect.Proposal{Type: cancelling, Name: `It's "odd" \`})
+	want = told{ID: a.State.ID, Event: `prefect.flow-run.It's "odd" \`, FlowRun: "prefect.flow-run." + f.ID, StateType: "CANCELLING", StateName: `It's "odd" \`}
+	if diff := cmp.Diff(want, next()); diff != "" {
+		t.Errorf("a flow run is cancelled, PENDING and RUNNING untold (-want +got):\n%s", diff)
+	}
+	a = p.set(t, f.ID, prefect.Proposal{Type: cancelled})
+	if got := next(); got.ID != a.State.ID || got.StateType != "CANCELLED" {
+		t.Errorf("told %+v, want CANCELLED", got)
+	}
+	if err := p.SetAutomationEnabled(t.Context(), name, false); err != nil {
+		t.Fatal(err)
+	}
+	p.create(t, d.ID, prefect.NewFlowRun{})
+	if err := p.EnsureWebhook(t.Context(), changed); err != nil { // leaves it switched off
+		t.Fatal(err)
+	}
+	p.create(t, d.ID, prefect.NewFlowRun{})
+	if err := p.Heartbeat(t.Context(), d.WorkPoolName, "pushpool", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetAutomationEnabled(t.Context(), name, true); err != nil {
+		t.Fatal(err)
+	}
+	f = p.create(t, d.ID, prefect.NewFlowRun{})
+	if got := next(); got.ID != f.StateID {
+		t.Errorf("told of %+v, want that of the flow run created last, %s", got, f.ID)
+	}
+}

@@ -1,0 +1,197 @@
+package prefecttest_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// creation holds that a key makes a creation repeatable, and what a flow run takes from its deployment.
+func creation(t *testing.T, p *prefectServer) {
+	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	d := p.deploy(t, prefect.NewDeployment{
+		Parameters: map[string]any{"a": 1, "b": 1}, JobVariables: map[string]any{"cpu": "1"}, Tags: []string{"one"}, Entrypoint: "f.py:f",
+	})
+	n := prefect.NewFlowRun{
+		Name: "n", Parameters: map[string]any{"b": 2.0}, JobVariables: map[string]any{"memory": "1Gi"}, Tags: []string{"two"},
+		IdempotencyKey: "k", ScheduledTime: &at,
+	}
+	first, created, err := p.CreateFlowRun(t.Context(), d.ID, n)
+	if err != nil || !created {
+		t.Fatalf("first: created %t, error %v", created, err)
+	}
+	again, created, err := p.CreateFlowRun(t.Context(), d.ID, prefect.NewFlowRun{IdempotencyKey: "k"})
+	if err != nil || created || again.ID != first.ID {
+		t.Errorf("again: flow run %s, created %t, error %v; want %s", again.ID, created, err, first.ID)
+	}
+	f, err := p.FlowRun(t.Context(), first.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.admin(t, http.MethodGet, "/deployments/name/x/y", nil, nil); err != http.StatusNotFound {
+		t.Errorf("a deployment of an unknown name: status %d", err)
+	}
+	slices.Sort(f.Tags)
+	got := []any{f.Name, f.Parameters, f.JobVariables, f.Tags, f.WorkPoolName, f.WorkQueueName, f.StateName, f.NextScheduledStartTime.UTC(), f.DeploymentID, f.AutoScheduled}
+	want := []any{
+		"n", map[string]any{"a": json.Number("1"), "b": number(f.Parameters["b"])}, map[string]any{"memory": "1Gi"},
+		[]string{"one", "two"}, d.WorkPoolName, "default", "Scheduled", at, d.ID, false,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("flow run (-want +got):\n%s", diff)
+	}
+	read, err := p.Deployment(t.Context(), d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]any{map[string]any{"cpu": "1"}, "f.py:f", []string{"one"}}, []any{read.JobVariables, read.Entrypoint, read.Tags}); diff != "" {
+		t.Errorf("deployment (-want +got):\n%s", diff)
+	}
+}
+
+// number is 2 however the server writes it.
+func number(v any) any {
+	if v == json.Number("2.0") {
+		return v
+	}
+	return json.Number("2")
+}
+
+// jobVariables holds that they are checked against the pool's schema, and fixed once claimed.
+func jobVariables(t *testing.T, p *prefectServer) {
+	template, err := p.WorkerMetadataTemplate(t.Context(), "cloud-run-v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := template["job_configuration"].(map[string]any)["job_body"]; !ok {
+		t.Error("the template has no job body")
+	}
+	name := "pool " + uuid.NewString()
+	for range 2 {
+		if err := p.CreateWorkPool(t.Context(), name, "cloud-run-v2", template); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := p.deploy(t, prefect.NewDeployment{WorkPool: name})
+	_, _, err = p.CreateFlowRun(t.Context(), d.ID, prefect.NewFlowRun{JobVariables: map[string]any{"timeout": "soon"}})
+	wantFault(t, err, flowrun.Permanent)
+	f := p.create(t, d.ID, prefect.NewFlowRun{JobVariables: map[string]any{"timeout": 60, "unknown": true}})
+	change := map[string]any{"job_variables": map[string]any{"timeout": 90}}
+	if err := p.UpdateFlowRun(t.Context(), f.ID, change); err != nil {
+		t.Error(err)
+	}
+	p.set(t, f.ID, prefect.Proposal{Type: pending})
+	wantFault(t, p.UpdateFlowRun(t.Context(), f.ID, change), flowrun.Permanent)
+}
+
+// missingObjects holds that what is not there is told from what cannot be reached.
+func missingObjects(t *testing.T, p *prefectServer) {
+	id := uuid.NewString()
+	deleted := p.create(t, p.deploy(t, prefect.NewDeployment{}).ID, prefect.NewFlowRun{})
+	p.admin(t, http.MethodDelete, "/flow_runs/"+deleted.ID, nil, nil)
+	for name, call := range map[string]func() error{
+		"a deleted flow run": func() error { _, err := p.FlowRun(t.Context(), deleted.ID); return err },
+		"the state of a deleted flow run": func() error {
+			_, err := p.SetState(t.Context(), deleted.ID, prefect.Proposal{Type: pending})
+			return err
+		},
+		"a change of a deleted flow run": func() error { return p.UpdateFlowRun(t.Context(), deleted.ID, map[string]any{"name": "n"}) },
+		"a deployment":                   func() error { _, err := p.Deployment(t.Context(), id); return err },
+		"a deployment by name":           func() error { _, err := p.DeploymentByName(t.Context(), "f/d"); return err },
+		"a flow run of no deployment":    func() error { _, _, err := p.CreateFlowRun(t.Context(), id, prefect.NewFlowRun{}); return err },
+		"a flow":                         func() error { _, err := p.Flow(t.Context(), id); return err },
+		"a work pool":                    func() error { _, err := p.WorkPool(t.Context(), "no pool"); return err },
+		"the flow runs of no work pool": func() error {
+			_, err := p.ScheduledFlowRuns(t.Context(), "no pool", time.Now(), 1)
+			return err
+		},
+		"a block document":       func() error { _, err := p.BlockDocument(t.Context(), "secret", "none"); return err },
+		"a block document by id": func() error { _, err := p.BlockDocumentByID(t.Context(), id); return err },
+		"an automation":          func() error { return p.SetAutomationEnabled(t.Context(), id, true) },
+	} {
+		t.Run(name, func(t *testing.T) { wantFault(t, call(), flowrun.NotFound) })
+	}
+	if v, found, err := p.Variable(t.Context(), "none"); v != nil || found || err != nil {
+		t.Errorf("a variable: %v, found %t, error %v", v, found, err)
+	}
+}
+
+// filter holds that flow runs are found by pool, state and time, in order.
+func filter(t *testing.T, p *prefectServer) {
+	d := p.deploy(t, prefect.NewDeployment{})
+	now := time.Now()
+	soon, late := now.Add(time.Minute), now.Add(time.Hour)
+	p.create(t, d.ID, prefect.NewFlowRun{Name: "late", ScheduledTime: &late})
+	soonest := p.create(t, d.ID, prefect.NewFlowRun{Name: "soon", ScheduledTime: &soon})
+	claimed := p.create(t, d.ID, prefect.NewFlowRun{Name: "claimed"})
+	p.set(t, claimed.ID, prefect.Proposal{Type: pending})
+	p.create(t, p.deploy(t, prefect.NewDeployment{}).ID, prefect.NewFlowRun{Name: "of another pool"})
+	pools := []string{d.WorkPoolName}
+	for name, tt := range map[string]struct {
+		filter prefect.Filter
+		want   []string
+	}{
+		"state":     {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}}, []string{"soon", "late"}},
+		"states":    {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{pending, running}}, []string{"claimed"}},
+		"due":       {prefect.Filter{WorkPools: pools, ScheduledBefore: now.Add(10 * time.Minute)}, []string{"soon"}},
+		"page":      {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}, Limit: 1, Offset: 1}, []string{"late"}},
+		"ids":       {prefect.Filter{IDs: []string{soonest.ID}}, []string{"soon"}},
+		"nothing":   {prefect.Filter{WorkPools: []string{"no pool"}}, nil},
+		"in order":  {prefect.Filter{DeploymentIDs: []string{d.ID}, Sort: prefect.OldestFirst}, []string{"claimed", "soon", "late"}},
+		"no states": {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{crashed}}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			found, err := p.FlowRuns(t.Context(), tt.filter)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, f := range found {
+				got = append(got, f.Name)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("flow runs (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// records holds that what is written about a flow run can be read: logs, artifacts, variables.
+func records(t *testing.T, p *prefectServer) {
+	f := p.create(t, p.deploy(t, prefect.NewDeployment{}).ID, prefect.NewFlowRun{})
+	if err := p.Log(t.Context(), f.ID, prefect.LogLine{Time: time.Now(), Level: 40, Message: "boom"}); err != nil {
+		t.Error(err)
+	}
+	var lines []struct{ Message string }
+	eventually(t, "the log line does not show", func() bool {
+		p.admin(t, http.MethodPost, "/logs/filter", map[string]any{"logs": map[string]any{"flow_run_id": map[string]any{"any_": []string{f.ID}}}}, &lines)
+		return len(lines) == 1 && lines[0].Message == "boom"
+	})
+	for _, key := range []string{"first", "second"} {
+		p.admin(t, http.MethodPost, "/artifacts/", map[string]any{"key": key, "type": "markdown", "data": "# " + key, "flow_run_id": f.ID}, nil)
+	}
+	artifacts, err := p.Artifacts(t.Context(), f.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range artifacts {
+		got = append(got, a.Key, a.Type, a.Data.(string))
+	}
+	if diff := cmp.Diff([]string{"first", "markdown", "# first", "second", "markdown", "# second"}, got); diff != "" {
+		t.Errorf("artifacts (-want +got):\n%s", diff)
+	}
+	name := "v_" + uuid.NewString()[:8]
+	p.admin(t, http.MethodPost, "/variables/", map[string]any{"name": name, "value": "w"}, nil)
+	if v, found, err := p.Variable(t.Context(), name); v != "w" || !found || err != nil {
+		t.Errorf("variable: %v, found %t, error %v", v, found, err)
+	}
+}

@@ -21,6 +21,9 @@ func (l sameLookup) Variable(context.Context, string) (any, bool, error) { retur
 
 // FuzzResolve checks that whatever is in a template, in job variables and in Prefect's
 // blocks and variables, the answer is a job or a Permanent error with a hint, and always the same.
+//
+// The seeds are long, and minimizing what is found from them takes all the time there is
+// unless it is bounded: go test -fuzz FuzzResolve -fuzztime 60s -fuzzminimizetime 5x
 func FuzzResolve(f *testing.F) {
 	for _, file := range vectorFiles(f) {
 		v := readVector(f, file)

@@ -16,10 +16,6 @@ func JobID(name string, launch flowrun.LaunchID) string {
 	return id + launch.Suffix()
 }
 
-// WorkerJobName returns how Prefect's own worker would name the job: the name begins with
-// prefix and goes on with randomHex random hexadecimal digits.
-func (r Rendered) WorkerJobName() (prefix string, randomHex int) { return r.workerName, r.randomHex }
-
 // jobName resolves {{ ctx.flow.… }} and {{ ctx.flow_run.… }} in the configuration's name.
 func (r *resolver) jobName(name string, in Input, jobVariables *object) (string, error) {
 	if !strings.Contains(name, "{{") {

@@ -106,9 +106,6 @@ type Rendered struct {
 	Timeout time.Duration
 	// Body is the job for Cloud Run's v2 API, as JSON decoded with UseNumber.
 	Body map[string]any
-
-	workerName string
-	randomHex  int
 }
 
 // Render resolves the template as a worker of the pool's type does, and returns the job. An
@@ -128,7 +125,7 @@ func render(ctx context.Context, in Input, lookup Lookup) (Rendered, error) {
 	}
 	r := Rendered{
 		Name: p.name, Region: p.region, Project: p.project, ServiceAccountKey: p.accountKey, KeepJob: p.keepJob,
-		Timeout: time.Duration(p.timeout) * time.Second, workerName: p.workerName, randomHex: p.randomHex,
+		Timeout: time.Duration(p.timeout) * time.Second,
 	}
 	body := p.body
 	if p.v1 {
@@ -144,7 +141,8 @@ func render(ctx context.Context, in Input, lookup Lookup) (Rendered, error) {
 type prepared struct {
 	configuration
 	v1 bool
-	// workerName is the job's name at the worker, which appends randomHex hex digits.
+	// workerName is the job's name at the worker, which appends randomHex random hexadecimal
+	// digits. Only a v1 body holds it, and loses it in translation: ours is JobID's.
 	workerName string
 	randomHex  int
 }

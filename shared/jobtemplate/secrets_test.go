@@ -48,7 +48,7 @@ func TestSecretsTakeThePlaceOfCredentialsInClear(t *testing.T) {
 			if err := both.Apply(&r); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(rendered(t, c.want, c.wantSidecar), r, cmp.AllowUnexported(Rendered{})); diff != "" {
+			if diff := cmp.Diff(rendered(t, c.want, c.wantSidecar), r); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

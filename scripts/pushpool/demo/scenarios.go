@@ -42,7 +42,7 @@ func quickRun(ctx context.Context, d *demo) (figures, error) {
 }
 
 func schedule(ctx context.Context, d *demo) (figures, error) {
-	d.say("the deployment's schedule, every 20 s, is switched on until two flow runs have started")
+	d.say("the deployment's schedule, every 10 s, is switched on until two flow runs have started")
 	if err := d.Prefect.SetDeploymentPaused(ctx, d.scheduled.ID, false); err != nil {
 		return figures{}, err
 	}

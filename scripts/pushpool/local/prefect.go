@@ -171,7 +171,8 @@ func (s *Stack) deployEmbedded(ctx context.Context) error {
 		{Name: "guide", FlowID: flow.ID, WorkPool: WorkPool},
 		{
 			Name: "scheduled", FlowID: flow.ID, WorkPool: WorkPool, Parameters: map[string]any{"city": "Paris"},
-			Schedules: []prefect.Schedule{{Cron: "* * * * * */20", Timezone: "UTC"}}, Paused: true,
+			// The stand-in has no cron of seconds.
+			Schedules: []prefect.Schedule{{Interval: 10 * time.Second, Timezone: "UTC"}}, Paused: true,
 		},
 	} {
 		if _, err := s.Prefect.CreateDeployment(ctx, d); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"testing"
 	"time"
@@ -27,16 +28,16 @@ var errRefused = errors.New("refused")
 func Run(t *testing.T, open func(*testing.T) ledger.Ledger) {
 	for name, test := range map[string]func(*testing.T, ledger.Ledger){
 		"a flow run that is not known has a record with its id alone": testUnknown,
-		"every field comes back":                                      testRoundTrip,
-		"an update replaces the whole record":                         testReplace,
-		"a refused change leaves all as it is":                        testRefused,
-		"a cancelled context changes nothing":                         testCancelled,
-		"concurrent updates lose nothing":                             testConcurrent,
-		"nobody shares what is stored":                                testShared,
-		"unreported: verdicts that Prefect was not told":              testUnreported,
-		"unreported: the oldest first, as many as asked for":          testUnreportedLimit,
-		"by execution: the current launch's":                          testByExecution,
-		"pools: updated like records":                                 testPool,
+		"every field comes back":                             testRoundTrip,
+		"an update replaces the whole record":                testReplace,
+		"a refused change leaves all as it is":               testRefused,
+		"a cancelled context changes nothing":                testCancelled,
+		"concurrent updates lose nothing":                    testConcurrent,
+		"nobody shares what is stored":                       testShared,
+		"unreported: verdicts that Prefect was not told":     testUnreported,
+		"unreported: the oldest first, as many as asked for": testUnreportedLimit,
+		"by execution: the current launch's":                 testByExecution,
+		"pools: updated like records":                        testPool,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -100,7 +101,28 @@ func testUnknown(t *testing.T, l ledger.Ledger) {
 	}
 }
 
+// checkFull fails where a field that v holds is zero: one that was added since, and that
+// no test would miss.
+func checkFull(t *testing.T, name string, v reflect.Value) {
+	t.Helper()
+	switch {
+	case v.IsZero():
+		t.Errorf("%s is not set: give it a value in this suite", name)
+	case v.Kind() == reflect.Pointer:
+		checkFull(t, name, v.Elem())
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			checkFull(t, name, v.Index(i))
+		}
+	case v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]():
+		for i := range v.NumField() {
+			checkFull(t, name+"."+v.Type().Field(i).Name, v.Field(i))
+		}
+	}
+}
+
 func testRoundTrip(t *testing.T, l ledger.Ledger) {
+	checkFull(t, "Record", reflect.ValueOf(full("full")))
 	for name, r := range map[string]flowrun.Record{
 		"full": full("full"),
 		// No report, no time, nothing before.
@@ -274,7 +296,11 @@ func testByExecution(t *testing.T, l ledger.Ledger) {
 }
 
 func testPool(t *testing.T, l ledger.Ledger) {
-	want := flowrun.Pool{Name: "p", LeaseHolder: "h", LeaseUntil: at, Again: true, HeartbeatAt: at.Add(time.Second)}
+	want := flowrun.Pool{
+		Name: "p", LeaseHolder: "h", LeaseUntil: at, Again: true,
+		SweepHolder: "s", SweepUntil: at.Add(time.Minute), HeartbeatAt: at.Add(time.Second),
+	}
+	checkFull(t, "Pool", reflect.ValueOf(want))
 	written, err := l.UpdatePool(t.Context(), "p", func(p flowrun.Pool) (flowrun.Pool, error) {
 		same(t, flowrun.Pool{Name: "p"}, p)
 		return want, nil

@@ -17,6 +17,36 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
+// limited holds that Limited is what makes it needed to ask which flow runs may start.
+func limited(t *testing.T, p *prefectServer) {
+	for name, tt := range map[string]struct {
+		pool, queue map[string]any
+		want        bool
+	}{
+		"nothing":            {want: false},
+		"a pool's limit":     {pool: map[string]any{"concurrency_limit": 5}, want: true},
+		"a paused pool":      {pool: map[string]any{"is_paused": true}, want: true},
+		"a queue's limit":    {queue: map[string]any{"concurrency_limit": 5}, want: true},
+		"a paused queue":     {queue: map[string]any{"is_paused": true}, want: true},
+		"a queue's priority": {queue: map[string]any{"priority": 1}, want: false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := p.newPool(t)
+			path := "/work_pools/" + url.PathEscape(pool)
+			if tt.pool != nil {
+				p.admin(t, http.MethodPatch, path, tt.pool, nil)
+			}
+			if tt.queue != nil {
+				tt.queue["name"] = "another"
+				p.admin(t, http.MethodPost, path+"/queues", tt.queue, nil)
+			}
+			if got, err := p.Limited(t.Context(), pool); got != tt.want || err != nil {
+				t.Errorf("got %t and %v, want %t", got, err, tt.want)
+			}
+		})
+	}
+}
+
 // poolLimit holds that the scheduled query, and only it, keeps a pool's limit and pause.
 func poolLimit(t *testing.T, p *prefectServer) {
 	d := p.deploy(t, prefect.NewDeployment{})
@@ -188,18 +218,18 @@ func schedules(t *testing.T, p *prefectServer) {
 		t.Fatal(err)
 	}
 	eventually(t, "the schedules make no flow runs", func() bool {
-		atThree, others := 0, 0
+		atThree, others := map[time.Time]bool{}, map[time.Time]bool{}
 		for _, f := range ahead() {
 			if !f.AutoScheduled {
 				t.Fatal("a flow run of a schedule is not marked so")
 			}
 			if at := f.NextScheduledStartTime.In(berlin); at.Hour() == 3 && at.Minute() == 0 && at.Second() == 0 && at.Nanosecond() == 0 {
-				atThree++
+				atThree[at] = true
 			} else {
-				others++
+				others[at] = true
 			}
 		}
-		return atThree >= 3 && others >= 3
+		return len(atThree) >= 3 && len(others) >= 3
 	})
 	if err := p.SetDeploymentPaused(t.Context(), d.ID, true); err != nil {
 		t.Fatal(err)

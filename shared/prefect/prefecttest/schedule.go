@@ -203,13 +203,13 @@ func (s *Server) scheduleAhead(d *deployment, sch *schedule, keys map[text]bool)
 		if keys[key] {
 			continue
 		}
-		run := s.newOf(d)
+		run, start := s.newOf(d), at
 		run.IdempotencyKey, run.AutoScheduled, run.JobVariables = key, true, map[string]any{}
 		run.Parameters = maps.Clone(d.Parameters)
 		maps.Copy(run.Parameters, sch.Parameters)
 		run.Tags = append([]string{"auto-scheduled"}, d.Tags...)
 		s.newFlowRun(run, &state{
-			Type: flowrun.StateScheduled, Name: "Scheduled", Message: "Flow run scheduled", Details: stateDetails{ScheduledTime: &at},
+			Type: flowrun.StateScheduled, Name: "Scheduled", Message: "Flow run scheduled", Details: stateDetails{ScheduledTime: &start},
 		})
 	}
 }

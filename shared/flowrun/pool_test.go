@@ -1,0 +1,83 @@
+package flowrun_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// Whoever is refused the admission relies on the holder to ask again. Until somebody has
+// begun to ask after that, the pool must remember it, and the holder must not leave.
+func TestAPoolNeverLosesThatItHasToBeAskedAgain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, at, owed := flowrun.Pool{Name: "p"}, now, false
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			at = at.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds")) * time.Second)
+			holder := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "holder")
+			from := p
+			if rapid.Bool().Draw(t, "admit") {
+				var granted bool
+				p, granted = p.Admit(holder, at.Add(time.Minute), at)
+				owed = !granted
+				if granted && from.LeaseHolder != "" && from.LeaseHolder != holder && at.Before(from.LeaseUntil) {
+					t.Fatalf("%s was admitted beside %s", holder, from.LeaseHolder)
+				}
+				if !granted && p.LeaseHolder != from.LeaseHolder {
+					t.Fatalf("%s was refused and took the lease of %s", holder, from.LeaseHolder)
+				}
+			} else {
+				var left bool
+				p, left = p.Leave(holder)
+				switch {
+				case from.LeaseHolder != holder:
+					if diff := cmp.Diff(from, p); diff != "" || !left {
+						t.Fatalf("%s, which holds nothing, changed the pool: %s", holder, diff)
+					}
+				case left && owed:
+					t.Fatalf("%s left although it has to ask again", holder)
+				case !left && !owed:
+					t.Fatalf("%s has to ask again for nobody", holder)
+				default:
+					owed = false // it left, or begins to ask again
+				}
+			}
+			if p.Again != owed {
+				t.Fatalf("again is %t, want %t", p.Again, owed)
+			}
+		}
+	})
+}
+
+func TestOneSweepOfAPoolAtATime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, at := flowrun.Pool{Name: "p", LeaseHolder: "a", LeaseUntil: now, Again: true}, now
+		sweeping, until := "", time.Time{}
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			at = at.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds")) * time.Second)
+			holder := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "holder")
+			if rapid.Bool().Draw(t, "sweep") {
+				var granted bool
+				p, granted = p.Sweep(holder, at.Add(time.Minute), at)
+				if free := sweeping == "" || sweeping == holder || !at.Before(until); granted != free {
+					t.Fatalf("granted to %s is %t while %q sweeps until %s", holder, granted, sweeping, until)
+				}
+				if granted {
+					sweeping, until = holder, at.Add(time.Minute)
+				}
+			} else {
+				p = p.Swept(holder)
+				if sweeping == holder {
+					sweeping, until = "", time.Time{}
+				}
+			}
+			want := flowrun.Pool{Name: "p", LeaseHolder: "a", LeaseUntil: now, Again: true, SweepHolder: sweeping, SweepUntil: until}
+			if diff := cmp.Diff(want, p); diff != "" {
+				t.Fatal(diff)
+			}
+		}
+	})
+}

@@ -325,6 +325,7 @@ func TestCacheSharesCalls(t *testing.T) {
 				}
 				_, errs[i] = c.Flow(ctx, id)
 			})
+			synctest.Wait() // the impatient one makes the call
 		}
 		wg.Wait()
 		if !errors.Is(errs[0], context.DeadlineExceeded) || errors.Join(errs[1:]...) != nil {

@@ -217,6 +217,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("DEAD_LETTER_TOPIC", TopicDeadLetter)
 	set("WEBHOOK_SECRETS", secret)
 	set("PREFECT_API_URL", s.apiURL)
+	set("PREFECT_REQUESTS_PER_MINUTE", "6000") // a server of one's own has no limit
 	set("PATH", os.Getenv("PATH"))
 	return environ, nil
 }

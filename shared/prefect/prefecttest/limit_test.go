@@ -288,6 +288,17 @@ func webhook(t *testing.T, p *prefectServer) {
 	}
 	defer p.admin(t, http.MethodDelete, "/automations/"+automations[0].ID, nil, nil)
 
+	block, err := p.BlockDocument(t.Context(), "webhook", name)
+	if err != nil || block.Data["url"] != receiver.URL {
+		t.Errorf("block document: url %v, error %v, want %s", block.Data["url"], err, receiver.URL)
+	}
+	var shown prefect.BlockDocument
+	p.admin(t, http.MethodGet, "/block_documents/"+block.ID, nil, &shown)
+	hidden := map[string]any{"Authorization": "********", "Content-Type": "********"}
+	if diff := cmp.Diff([]any{"********", hidden}, []any{shown.Data["url"], shown.Data["headers"]}); diff != "" {
+		t.Errorf("url and headers without secrets (-want +got):\n%s", diff)
+	}
+
 	p.create(t, foreign.ID, prefect.NewFlowRun{})
 	f := p.create(t, d.ID, prefect.NewFlowRun{})
 	want := told{ID: f.StateID, Event: "prefect.flow-run.Scheduled", FlowRun: "prefect.flow-run." + f.ID, StateType: "SCHEDULED", StateName: "Scheduled"}

@@ -30,7 +30,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	for name, h := range handlers {
 		mux.Handle("/"+name, h)
 	}
-	listener, err := net.Listen("tcp", c.Addr)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w; choose another address with --addr", c.Addr, err)
 	}

@@ -129,7 +129,7 @@ func (e *endpoint) deliver(ctx context.Context, d Delivery) result {
 }
 
 // call runs the handler and turns a panic into an error with its stack.
-func (e *endpoint) call(ctx context.Context, d Delivery) (err error, stack []byte) { //nolint:revive // the stack belongs to the error
+func (e *endpoint) call(ctx context.Context, d Delivery) (err error, stack []byte) {
 	defer func() {
 		if p := recover(); p != nil {
 			err, stack = fmt.Errorf("panic: %v", p), debug.Stack()

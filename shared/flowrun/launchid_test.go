@@ -1,7 +1,7 @@
 package flowrun_test
 
 import (
-	"crypto/sha1" //nolint:gosec // UUIDv5 is defined over SHA-1.
+	"crypto/sha1"
 	"regexp"
 	"testing"
 

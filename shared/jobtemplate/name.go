@@ -93,7 +93,7 @@ func fields(defaults, what string, given any, id, name string) (*object, error) 
 	if err != nil {
 		return nil, err
 	}
-	o := v.(*object) // the constants above are objects
+	o := v.(*object) //nolint:forcetypeassert // the constants above are objects
 	for i, p := range o.pairs {
 		if v, ok := over.get(p.key); ok {
 			o.pairs[i].value = v

@@ -108,7 +108,7 @@ func sanitize(labels *object) *object {
 		if k = k[:min(len(k), maxLabelLength)]; k == "" {
 			continue
 		}
-		value := labelText(v.(string)) // readConfiguration saw to it
+		value := labelText(v.(string)) //nolint:forcetypeassert // readConfiguration saw to it
 		safe.set(k, value[:min(len(value), maxLabelLength)])
 	}
 	return safe

@@ -76,7 +76,7 @@ func number(n json.Number) string {
 		return strings.TrimPrefix(strings.ToLower(strconv.FormatFloat(f, 'g', -1, 64)), "+")
 	}
 	e := strconv.FormatFloat(f, 'e', -1, 64)
-	exponent, _ := strconv.Atoi(e[strings.IndexByte(e, 'e')+1:]) //nolint:errcheck // FormatFloat wrote it
+	exponent, _ := strconv.Atoi(e[strings.IndexByte(e, 'e')+1:])
 	if exponent < -4 || exponent >= 16 {
 		return e
 	}
@@ -132,7 +132,7 @@ func truthy(v any) bool {
 		return v != ""
 	case json.Number:
 		if isFloat(v) {
-			f, _ := v.Float64() //nolint:errcheck // out of range is infinite, as in Python
+			f, _ := v.Float64()
 			return f != 0
 		}
 		return strings.ContainsAny(v.String(), "123456789")

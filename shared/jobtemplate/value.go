@@ -222,7 +222,7 @@ func decodeNext(d *json.Decoder, depth int) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			o.set(k.(string), v) // the decoder returns nothing else for a key
+			o.set(k.(string), v) //nolint:forcetypeassert // the decoder returns nothing else for a key
 		}
 		_, err := d.Token()
 		return o, err

@@ -68,13 +68,13 @@ func TestErrorsAreClassified(t *testing.T) {
 		want     flowrun.Fault
 		hint     string
 	}{
-		"no such topic":      {topic: "other", want: flowrun.NotFound, hint: "create the topic"},
-		"no permission":      {reactors: answers(codes.PermissionDenied), want: flowrun.Refused, hint: "roles/pubsub.publisher"},
-		"not valid":          {reactors: answers(codes.InvalidArgument), want: flowrun.Permanent},
-		"too large":          {data: strings.Repeat("x", 11_000_000), want: flowrun.Permanent, hint: "10 MB"},
-		"no answer in time":  {ctx: cancelled, want: flowrun.Unclear},
-		"a closed topic":     {close: true, want: flowrun.Refused},
-		"anything unforseen": {reactors: answers(codes.DataLoss), want: flowrun.Unclear},
+		"no such topic":       {topic: "other", want: flowrun.NotFound, hint: "create the topic"},
+		"no permission":       {reactors: answers(codes.PermissionDenied), want: flowrun.Refused, hint: "roles/pubsub.publisher"},
+		"not valid":           {reactors: answers(codes.InvalidArgument), want: flowrun.Permanent},
+		"too large":           {data: strings.Repeat("x", 11_000_000), want: flowrun.Permanent, hint: "10 MB"},
+		"no answer in time":   {ctx: cancelled, want: flowrun.Unclear},
+		"a closed topic":      {close: true, want: flowrun.Refused},
+		"anything unforeseen": {reactors: answers(codes.DataLoss), want: flowrun.Unclear},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.topic == "" {

@@ -29,7 +29,7 @@ func (s *Stack) startPrefect(ctx context.Context, root string) (containers []str
 			return nil, nil, err
 		}
 	}
-	weather, err := s.weatherURL()
+	weather, err := s.weatherURL(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -57,7 +57,7 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 		s.note("Prefect", s.apiURL)
 		return nil
 	}
-	port, err := freePort()
+	port, err := freePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (s *Stack) startEmbedded(weather string) (containers []string, err error) {
 		return nil, err
 	}
 	script := "#!/bin/sh\nexec '" + self + "' stand-in \"$@\"\n"
-	if err := os.WriteFile(filepath.Join(bin, "prefect"), []byte(script), 0o755); err != nil { //nolint:gosec // it is to be executed
+	if err := os.WriteFile(filepath.Join(bin, "prefect"), []byte(script), 0o755); err != nil {
 		return nil, err
 	}
 	return []string{"PATH=" + bin + ":/usr/bin:/bin", "HOME=" + s.dir, "WEATHER_URL=" + weather}, nil

@@ -105,7 +105,7 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 		}
 	}()
 	if o.Port == 0 {
-		if s.Port, err = freePort(); err != nil {
+		if s.Port, err = freePort(ctx); err != nil {
 			return s, err
 		}
 	}
@@ -338,8 +338,8 @@ func Root() (string, error) {
 	}
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -16,11 +17,11 @@ const temperature = 21.4
 
 // weatherURL returns where the flow fetches the weather. The canned server answers like the
 // public API, as far as the flow reads it.
-func (s *Stack) weatherURL() (string, error) {
+func (s *Stack) weatherURL(ctx context.Context) (string, error) {
 	if s.LiveWeather {
 		return liveWeather, nil
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("listen for the canned weather: %w", err)
 	}

@@ -313,7 +313,7 @@ func (s *Server) RunJob(_ context.Context, r *runpb.RunJobRequest) (*longrunning
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
 	suffix := make([]byte, 5)
 	for i := range suffix {
-		suffix[i] = letters[rand.IntN(len(letters))] //nolint:gosec // a name, no secret
+		suffix[i] = letters[rand.IntN(len(letters))]
 	}
 	// An execution started any other way makes the server drop the stored token.
 	j.token = ""

@@ -75,7 +75,7 @@ func (s *Server) attempt(x *execution, t *task, number int32) *runpb.TaskAttempt
 		s.write(x, nil, fmt.Sprintf(textSignal, ws.Signal()))
 		return &runpb.TaskAttemptResult{
 			Status:     &rpc.Status{Code: int32(codes.Aborted), Message: fmt.Sprintf(textSignal, ws.Signal())},
-			TermSignal: int32(ws.Signal()), //nolint:gosec // below 65
+			TermSignal: int32(ws.Signal()),
 		}
 	default:
 		return exited(ws.ExitStatus())
@@ -87,7 +87,7 @@ func exited(code int) *runpb.TaskAttemptResult {
 		return &runpb.TaskAttemptResult{Status: &rpc.Status{}}
 	}
 	r := attemptResult(codes.Aborted, textExit)
-	r.ExitCode = int32(code) //nolint:gosec // below 256
+	r.ExitCode = int32(code)
 	return r
 }
 

@@ -153,7 +153,7 @@ func (s *Server) complete(x *execution) {
 	p.CompletionTime = now()
 	p.UpdateTime, p.Reconciling = p.CompletionTime, false
 	for _, t := range x.tasks {
-		switch codes.Code(t.proto.GetLastAttemptResult().GetStatus().GetCode()) { //nolint:gosec // a gRPC code
+		switch codes.Code(t.proto.GetLastAttemptResult().GetStatus().GetCode()) {
 		case codes.OK:
 			p.SucceededCount++
 		case codes.Canceled:
@@ -204,7 +204,7 @@ func (x *execution) ended() ending {
 		r := t.proto.GetLastAttemptResult()
 		name, text := path.Base(t.proto.GetName()), r.GetStatus().GetMessage()
 		e := ending{message: fmt.Sprintf("Task %s failed with exit code: %d and message: %s", name, r.GetExitCode(), text)}
-		switch code := codes.Code(r.GetStatus().GetCode()); code { //nolint:gosec // a gRPC code
+		switch code := codes.Code(r.GetStatus().GetCode()); code {
 		case codes.OK:
 			continue
 		case codes.FailedPrecondition: // the container never ran
@@ -238,6 +238,5 @@ func (s *Server) publish(entry []byte) {
 }
 
 func attemptResult(code codes.Code, text string) *runpb.TaskAttemptResult {
-	return &runpb.TaskAttemptResult{Status: &rpc.Status{Code: int32(code), Message: text}} //nolint:gosec // a gRPC code
+	return &runpb.TaskAttemptResult{Status: &rpc.Status{Code: int32(code), Message: text}}
 }
-

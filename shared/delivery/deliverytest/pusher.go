@@ -96,7 +96,7 @@ func NewPusher(ctx context.Context, o PusherOptions) (*Pusher, error) {
 	o.MaxBackoff = max(cmp.Or(o.MaxBackoff, 600*time.Second), o.MinBackoff)
 	o.Concurrency = cmp.Or(o.Concurrency, 100)
 	o.Timeout = cmp.Or(o.Timeout, answerTimeout)
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is documented to be one
+	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = o.Concurrency
 	p := &Pusher{
 		o: o, slots: make(chan struct{}, o.Concurrency),

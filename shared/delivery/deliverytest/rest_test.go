@@ -50,7 +50,7 @@ func rest(t *testing.T, method, url, body string, status int, want string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	got, err := io.ReadAll(response.Body)
 	if err != nil || response.StatusCode != status || !strings.Contains(string(got), want) {
 		t.Errorf("status %d, body %s, %v; want %d and %s", response.StatusCode, got, err, status, want)

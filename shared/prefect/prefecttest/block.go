@@ -207,7 +207,7 @@ func (d *blockDocument) show(c *call) *blockDocument {
 	shown.Data = maps.Clone(d.Data)
 	secret, _ := d.BlockSchema.Fields["secret_fields"].([]any)
 	for _, f := range secret {
-		name, all := strings.CutSuffix(f.(string), ".*") //nolint:forcetypeassert // installBlockTypes
+		name, all := strings.CutSuffix(f.(string), ".*")
 		object, isObject := shown.Data[name].(map[string]any)
 		switch {
 		case all && isObject:

@@ -64,5 +64,5 @@ func validate(schema map[string]any, value map[string]any) error {
 func slug() string {
 	first := []string{"amber", "brisk", "calm", "dapper", "eager", "fuzzy", "golden", "humble", "jolly", "lucid"}
 	second := []string{"badger", "cricket", "dolphin", "egret", "ferret", "gecko", "heron", "ibex", "jackal", "lemur"}
-	return fmt.Sprintf("%s-%s", first[rand.N(len(first))], second[rand.N(len(second))]) //nolint:gosec // no secret
+	return fmt.Sprintf("%s-%s", first[rand.N(len(first))], second[rand.N(len(second))])
 }

@@ -78,7 +78,7 @@ func New(addr string) (*Server, error) {
 	s := &Server{
 		grpc: grpc.NewServer(), listener: listener, tasks: map[string]*task{}, taken: map[string]bool{},
 		http: &http.Client{
-			Transport:     http.DefaultTransport.(*http.Transport).Clone(), //nolint:forcetypeassert // it is documented to be one
+			Transport:     http.DefaultTransport.(*http.Transport).Clone(),
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}

@@ -110,7 +110,7 @@ func TestATaskFiresWhenDueAndIsGone(t *testing.T) {
 	if time.Now().Before(due) {
 		t.Error("fired early")
 	}
-	if r.Method != "POST" || r.Body != "body" || r.Header.Get("X-Mine") != "1" || r.Header.Get("X-CloudTasks-TaskName") != "a" || r.Header.Get("X-CloudTasks-QueueName") != "q" {
+	if r.Method != http.MethodPost || r.Body != "body" || r.Header.Get("X-Mine") != "1" || r.Header.Get("X-CloudTasks-TaskName") != "a" || r.Header.Get("X-CloudTasks-QueueName") != "q" {
 		t.Errorf("request %+v", r)
 	}
 	gone(t, c)
@@ -158,7 +158,7 @@ func TestATaskThatWaitsCanBeReadListedAndDeleted(t *testing.T) {
 	list := c.ListTasks(t.Context(), &cloudtaskspb.ListTasksRequest{Parent: queue})
 	for {
 		listed, err := list.Next()
-		if err == iterator.Done {
+		if errors.Is(err, iterator.Done) {
 			break
 		}
 		if err != nil {
@@ -218,7 +218,7 @@ func TestCloseEndsARequestUnderWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	arrived := make(chan struct{})
 	target := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)

@@ -49,7 +49,7 @@ func (d *Dispatcher) Handle(ctx context.Context, m delivery.Delivery) error {
 		return delivery.Unprocessable(err)
 	}
 	err = d.act(ctx, "dispatcher/"+uuid.NewString(), m, decoded)
-	if flowrun.FaultOf(err) == flowrun.Permanent && err != nil {
+	if flowrun.FaultOf(err) == flowrun.Permanent {
 		return delivery.Unprocessable(err)
 	}
 	return err

@@ -63,7 +63,11 @@ func (f *Finalizer) Handle(ctx context.Context, m delivery.Delivery) error {
 		return nil
 	}
 	telemetry.Add(ctx, slog.String(telemetry.FlowRunID, flowRunID), slog.String("outcome", string(ending.Outcome.Kind)))
-	return f.settler.Ended(ctx, "finalizer/"+uuid.NewString(), flowRunID, ending)
+	err = f.settler.Ended(ctx, "finalizer/"+uuid.NewString(), flowRunID, ending)
+	if flowrun.FaultOf(err) == flowrun.Permanent {
+		return delivery.Unprocessable(err)
+	}
+	return err
 }
 
 // find returns the flow run and the launch that the execution was for, and how it ended:
@@ -82,7 +86,8 @@ func (f *Finalizer) find(ctx context.Context, e cloudrun.Entry) (flowRunID strin
 		if id := x.Labels[cloudrun.LabelFlowRun]; id != "" {
 			flowRunID, ending.LaunchID = id, flowrun.LaunchID(x.Labels[cloudrun.LabelLaunch])
 		}
-		if x.Outcome != nil {
+		// The entry's status code tells more than the execution does; the last attempt, less vague an end.
+		if x.Outcome != nil && (ending.Outcome.Kind == "" || vague(ending.Outcome)) {
 			ending.Outcome, ending.StartedAt, ending.EndedAt = *x.Outcome, x.StartTime, x.CompletionTime
 		}
 	case flowrun.FaultOf(err) != flowrun.NotFound:

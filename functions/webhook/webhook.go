@@ -20,8 +20,8 @@ import (
 const (
 	// maxBody bounds a request. Prefect's largest event has 1.5 MB.
 	maxBody = 2 << 20
-	// publishTimeout leaves Prefect's webhook action, which waits 5 s, time for the answer.
-	publishTimeout = 4 * time.Second
+	// timeout leaves Prefect's webhook action, which waits 5 s, time for the answer.
+	timeout = 4 * time.Second
 )
 
 // Topic is the topic flow-runs.
@@ -51,15 +51,20 @@ func newWebhook(topic Topic, secrets []string, log *slog.Logger) *Webhook {
 	return w
 }
 
-// ServeHTTP implements http.Handler.
+// ServeHTTP implements http.Handler. It logs one line about each request.
 func (h *Webhook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	ctx := telemetry.WithLine(telemetry.WithTrace(r.Context(), r.Header))
+	ctx, cancel := context.WithTimeout(telemetry.WithLine(telemetry.WithTrace(r.Context(), r.Header)), timeout)
+	defer cancel()
 	status, err := h.receive(ctx, w, r)
 	attrs := []slog.Attr{slog.String("function", "webhook"), slog.Int("status", status), slog.Float64("took", time.Since(start).Seconds())}
 	attrs = append(attrs, telemetry.Attrs(ctx)...)
 	if err != nil {
-		h.log.LogAttrs(ctx, slog.LevelError, "the event was not taken; if it was about a flow run of ours, the sweep finds that within its interval",
+		level := slog.LevelWarn // it is the caller's to mend, who reads the answer
+		if status >= http.StatusInternalServerError {
+			level = slog.LevelError
+		}
+		h.log.LogAttrs(ctx, level, "the event was not taken; if it was about a flow run of ours, the sweep finds that within its interval",
 			append(attrs, slog.String("error", err.Error()))...)
 		http.Error(w, err.Error(), status)
 		return
@@ -95,8 +100,6 @@ func (h *Webhook) receive(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	telemetry.Add(ctx, slog.String(telemetry.FlowRunID, event.FlowRunID), slog.String("deployment_id", event.DeploymentID),
 		slog.String("work_pool", event.WorkPool), slog.String("state_type", event.StateType), slog.String("state_name", event.StateName))
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
 	id, err := h.topic.Publish(ctx, body, nil)
 	if err != nil {
 		return http.StatusServiceUnavailable, err

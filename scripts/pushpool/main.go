@@ -17,10 +17,14 @@ import (
 )
 
 type command struct {
-	Serve   serveCommand   `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
-	Local   localCommand   `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
-	Demo    demoCommand    `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
-	StandIn standInCommand `cmd:"" hidden:"" help:"Be the flow of the embedded stack."`
+	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
+	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
+	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
+
+	StandIn        standInCommand        `cmd:"" hidden:"" help:"Be the flow of the embedded stack."`
+	FindPython     findPythonCommand     `cmd:"" hidden:"" help:"Print the Python that Prefect is installed with."`
+	InstallPrefect installPrefectCommand `cmd:"" hidden:"" help:"Print a virtual environment with Prefect 3 or 2, made if it is not there."`
+	FreePort       freePortCommand       `cmd:"" hidden:"" help:"Print a free port of 127.0.0.1."`
 }
 
 func main() {

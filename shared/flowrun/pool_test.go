@@ -52,6 +52,26 @@ func TestAPoolNeverLosesThatItHasToBeAskedAgain(t *testing.T) {
 	})
 }
 
+func TestReleaseGivesTheAdmissionBackWhateverWasAsked(t *testing.T) {
+	swept := flowrun.Pool{Name: "p", SweepHolder: "s", SweepUntil: now, HeartbeatAt: now}
+	held := swept
+	held.LeaseHolder, held.LeaseUntil, held.Again = "a", now.Add(time.Minute), true
+	for name, tt := range map[string]struct {
+		holder string
+		want   flowrun.Pool
+	}{
+		"the holder's lease is over, and nothing is owed": {"a", swept},
+		"another's lease is left alone":                   {"b", held},
+		"nobody holds it by no name":                      {"", held},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, held.Release(tt.holder)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestOneSweepOfAPoolAtATime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, at := flowrun.Pool{Name: "p", LeaseHolder: "a", LeaseUntil: now, Again: true}, now

@@ -182,3 +182,12 @@ func (p Pool) Leave(holder string) (pool Pool, left bool) {
 	p.LeaseHolder, p.LeaseUntil = "", time.Time{}
 	return p, true
 }
+
+// Release gives the admission lease back whatever was asked meanwhile, for a holder that
+// cannot go on and has somebody else ask again. Whoever lost the lease changes nothing.
+func (p Pool) Release(holder string) Pool {
+	if p.LeaseHolder == holder {
+		p.LeaseHolder, p.LeaseUntil, p.Again = "", time.Time{}, false
+	}
+	return p
+}

@@ -7,6 +7,10 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
+// prefectVersion is the version whose worker is reproduced: the value of the label
+// prefect.io/version that it puts on jobs.
+const prefectVersion = "3.8.8"
+
 // input is what a flow run's job is made from, in jobtemplate's words.
 func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *prefect.Deployment, fr prefect.FlowRun) jobtemplate.Input {
 	in := jobtemplate.Input{
@@ -16,7 +20,7 @@ func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *pre
 		FlowRun:             jobtemplate.FlowRun{ID: fr.ID, Name: fr.Name, FlowID: fr.FlowID, DeploymentID: fr.DeploymentID, Fields: fr},
 		Flow:                jobtemplate.Flow{ID: flow.ID, Name: flow.Name, Fields: flow},
 		WorkPool:            jobtemplate.WorkPool{ID: pool.ID, Name: pool.Name},
-		Worker:              jobtemplate.Worker{Name: cfg.Name},
+		Worker:              jobtemplate.Worker{Name: cfg.Name, PrefectVersion: prefectVersion},
 		Settings:            cfg.Settings,
 		DefaultProject:      cfg.Project,
 		DefaultImage:        cfg.DefaultImage,

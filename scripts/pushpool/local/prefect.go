@@ -22,7 +22,7 @@ import (
 func (s *Stack) startPrefect(ctx context.Context, root string) (containers []string, deploy func(context.Context) error, err error) {
 	venv := ""
 	if !s.Embedded {
-		if venv, err = Venv(ctx, root, s.Python, s.Say); errors.Is(err, errNoPython) {
+		if venv, err = Venv(ctx, root, Prefect3, s.Python, s.Say); errors.Is(err, errNoPython) {
 			s.Say("%v; going on with a stand-in for the Prefect server and the flow", err)
 			s.Embedded = true
 		} else if err != nil {
@@ -57,7 +57,7 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 		s.note("Prefect", s.apiURL)
 		return nil
 	}
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	if err != nil {
 		return err
 	}

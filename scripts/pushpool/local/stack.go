@@ -105,7 +105,7 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 		}
 	}()
 	if o.Port == 0 {
-		if s.Port, err = freePort(ctx); err != nil {
+		if s.Port, err = FreePort(ctx); err != nil {
 			return s, err
 		}
 	}
@@ -338,7 +338,8 @@ func Root() (string, error) {
 	}
 }
 
-func freePort(ctx context.Context) (int, error) {
+// FreePort returns a port of 127.0.0.1 that nobody listens on.
+func FreePort(ctx context.Context) (int, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)

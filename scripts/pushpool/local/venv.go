@@ -10,16 +10,22 @@ import (
 	"time"
 )
 
-// PrefectVersion is the version of Prefect 3 that the stack runs.
-const PrefectVersion = "3.8.8"
+// Release is a version of Prefect, and the list of all that is installed with it.
+type Release struct{ Version, Requirements string }
+
+// The releases that pushpool is held to. The stack runs the first.
+var (
+	Prefect3 = Release{"3.8.8", "prefect-3.txt"}
+	Prefect2 = Release{"2.20.25", "prefect-2.txt"}
+)
 
 var errNoPython = errors.New("there is no Python 3.10 to 3.13 here (name one with --python)")
 
 // Venv returns a virtual environment with Prefect, and makes it if it is not there. The
 // error is errNoPython where no Python is found to make it with.
-func Venv(ctx context.Context, root, python string, say func(string, ...any)) (string, error) {
-	dir := filepath.Join(root, ".cache", "prefect-"+PrefectVersion)
-	requirements := filepath.Join(root, "scripts", "requirements", "prefect-3.txt")
+func Venv(ctx context.Context, root string, r Release, python string, say func(string, ...any)) (string, error) {
+	dir := filepath.Join(root, ".cache", "prefect-"+r.Version)
+	requirements := filepath.Join(root, "scripts", "requirements", r.Requirements)
 	want, err := os.ReadFile(requirements)
 	if err != nil {
 		return "", err
@@ -29,10 +35,10 @@ func Venv(ctx context.Context, root, python string, say func(string, ...any)) (s
 	if have, err := os.ReadFile(done); err == nil && string(have) == string(want) {
 		return dir, nil
 	}
-	if python, err = findPython(ctx, python); err != nil {
+	if python, err = FindPython(ctx, python); err != nil {
 		return "", err
 	}
-	say("installing Prefect %s into .cache (about 400 MB; once, one to four minutes)", PrefectVersion)
+	say("installing Prefect %s into .cache (about 400 MB; once, one to four minutes)", r.Version)
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err
 	}
@@ -46,11 +52,12 @@ func Venv(ctx context.Context, root, python string, say func(string, ...any)) (s
 	return dir, os.WriteFile(done, want, 0o644)
 }
 
-// findPython returns the first Python that Prefect runs with and that has the modules venv and pip.
-func findPython(ctx context.Context, python string) (string, error) {
-	candidates := []string{python}
-	if python == "" {
-		candidates = []string{"python3.12", "python3.11", "python3.13", "python3.10", "python3", "python"}
+// FindPython returns the first Python that Prefect runs with and that can make virtual
+// environments: python, or where that is empty one from the PATH.
+func FindPython(ctx context.Context, python string) (string, error) {
+	candidates := []string{"python3.12", "python3.11", "python3.13", "python3.10", "python3", "python"}
+	if python != "" {
+		candidates = []string{python}
 	}
 	const probe = "import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))"
 	for _, c := range candidates {

@@ -1,6 +1,7 @@
 package timertest_test
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"

@@ -49,10 +49,20 @@ func (d *Dispatcher) Handle(ctx context.Context, m delivery.Delivery) error {
 		return delivery.Unprocessable(err)
 	}
 	err = d.act(ctx, "dispatcher/"+uuid.NewString(), m, decoded)
-	if flowrun.FaultOf(err) == flowrun.Permanent {
+	if hopeless(err) {
 		return delivery.Unprocessable(err)
 	}
 	return err
+}
+
+// hopeless reports whether no redelivery can mend any part of the error: of what a wake
+// tries, the rest is worth another delivery.
+func hopeless(err error) bool {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // joined errors themselves, not what they wrap
+	if !ok {
+		return flowrun.FaultOf(err) == flowrun.Permanent
+	}
+	return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !hopeless(e) })
 }
 
 func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery, decoded any) error {
@@ -62,7 +72,7 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 	}
 	wake := func(workPool, deploymentID string) error {
 		telemetry.Add(ctx, slog.String("work_pool", workPool), slog.String("deployment_id", deploymentID))
-		return d.wake(ctx, holder, workPool, deploymentID, dispatch)
+		return d.wake(ctx, holder, workPool, deploymentID, m.PublishTime)
 	}
 	switch r := decoded.(type) {
 	case message.RunRequest:
@@ -72,34 +82,36 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 	case message.Wake:
 		return wake(r.WorkPool, r.DeploymentID)
 	case message.PrefectEvent:
+		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID), slog.String("state_type", r.StateType))
 		state := flowrun.StateType(r.StateType)
 		switch {
 		case state == flowrun.StateScheduled, state == flowrun.StateCancelling:
 			return dispatch(r.FlowRunID)
 		case state.Terminal():
-			telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID))
 			return wake(r.WorkPool, r.DeploymentID)
 		}
-		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID))
+		telemetry.Add(ctx, slog.String("ignored", "nothing follows from an event of this state type"))
 	}
 	return nil
 }
 
 // wake takes what waits for a slot of the work pool, and the oldest that waits for one of
 // the deployment.
-func (d *Dispatcher) wake(ctx context.Context, holder, workPool, deploymentID string, dispatch func(string) error) error {
+func (d *Dispatcher) wake(ctx context.Context, holder, workPool, deploymentID string, published time.Time) error {
 	var errs []error
 	if workPool != "" {
 		errs = append(errs, d.launcher.Wake(ctx, holder, workPool))
 	}
 	if deploymentID != "" {
 		waiting, err := d.prefect.FlowRuns(ctx, prefect.Filter{
-			DeploymentIDs: []string{deploymentID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
+			WorkPools: d.workPools, DeploymentIDs: []string{deploymentID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 			ScheduledBefore: d.now(), Limit: 1,
 		})
 		errs = append(errs, err)
 		for _, fr := range waiting {
-			errs = append(errs, dispatch(fr.ID))
+			// Not under the line's own key: an event's line is about the flow run that ended.
+			telemetry.Add(ctx, slog.String("woken_flow_run_id", fr.ID))
+			errs = append(errs, d.launcher.Dispatch(ctx, holder, fr.ID, published))
 		}
 	}
 	return errors.Join(errs...)
@@ -135,7 +147,14 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 		return err
 	}
 	telemetry.Add(ctx, slog.Bool("created", created))
-	return dispatch(fr.ID)
+	err = dispatch(fr.ID)
+	if err != nil && r.ExpiresAt != nil {
+		// Delivered again after its expiry, the request would be called void although its
+		// flow run exists. The sweep dispatches that as well.
+		telemetry.Add(ctx, slog.String("dispatch_error", err.Error()))
+		return nil
+	}
+	return err
 }
 
 func (d *Dispatcher) deployment(ctx context.Context, nameOrID string) (prefect.Deployment, error) {

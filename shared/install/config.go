@@ -4,11 +4,14 @@ package install
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caarlos0/env/v11"
@@ -17,14 +20,20 @@ import (
 // Secret is a value that never prints.
 type Secret string
 
-// String implements fmt.Stringer.
-func (s Secret) String() string { return "(secret)" }
+const hidden = "(secret)"
 
-// GoString implements fmt.GoStringer.
-func (s Secret) GoString() string { return "(secret)" }
+// Format implements fmt.Formatter. fmt.Stringer alone would leave verbs that do not fit, %d
+// for one, to print the value.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
+
+// String implements fmt.Stringer.
+func (Secret) String() string { return hidden }
+
+// MarshalText implements encoding.TextMarshaler, for JSON.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // LogValue implements slog.LogValuer.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
 
 // Common is what every function needs. The tag expect completes an error's "write …".
 type Common struct {
@@ -87,7 +96,24 @@ type Prefect struct {
 	APIKey            Secret            `env:"PREFECT_API_KEY" expect:"an API key of Prefect Cloud"`
 	AuthString        Secret            `env:"PREFECT_API_AUTH_STRING" expect:"USER:PASSWORD of a Prefect server"`
 	CustomHeaders     map[string]string `env:"PREFECT_CLIENT_CUSTOM_HEADERS" expect:"a JSON object of names and values"`
-	RequestsPerMinute int               `env:"PREFECT_REQUESTS_PER_MINUTE" envDefault:"500" expect:"how many calls one instance may make in a minute"`
+	RequestsPerMinute int               `env:"PREFECT_REQUESTS_PER_MINUTE" envDefault:"500" expect:"how many calls one instance may make in a minute, 1 or more"`
+}
+
+// Validate returns what is wrong with values that could be read. It repeats no part of the
+// URL, which may hold a password.
+func (p Prefect) Validate() error {
+	var errs []error
+	u, err := url.Parse(p.APIURL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		errs = append(errs, Invalid[Prefect]("PREFECT_API_URL", "not an http or https address without query"))
+	}
+	if p.AuthString != "" && !strings.Contains(string(p.AuthString), ":") {
+		errs = append(errs, Invalid[Prefect]("PREFECT_API_AUTH_STRING", "there is no colon in it"))
+	}
+	if p.RequestsPerMinute < 1 {
+		errs = append(errs, Invalid[Prefect]("PREFECT_REQUESTS_PER_MINUTE", fmt.Sprint(p.RequestsPerMinute)))
+	}
+	return errors.Join(errs...)
 }
 
 // Deadlines bound every wait. The defaults suit a deployed installation; a local stack shortens them.
@@ -109,17 +135,33 @@ const CallTimeout = 20 * time.Second
 
 // Validate returns what is wrong with values that could be read.
 func (d Deadlines) Validate() error {
+	var errs []error
 	if d.Lease < 45*time.Second {
-		return Invalid[Deadlines]("LEASE", d.Lease.String())
+		errs = append(errs, Invalid[Deadlines]("LEASE", d.Lease.String()))
 	}
-	return nil
+	if d.LookAhead <= 0 {
+		errs = append(errs, Invalid[Deadlines]("LOOK_AHEAD", d.LookAhead.String()))
+	}
+	for name, grace := range map[string]time.Duration{
+		"CANCEL_GRACE": d.CancelGrace, "REPORT_GRACE": d.ReportGrace, "GONE_AFTER": d.GoneAfter,
+	} {
+		if grace < 0 {
+			errs = append(errs, Invalid[Deadlines](name, grace.String()))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 var queueName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/queues/[^/]+$`)
 
 // Validate returns what is wrong with values that could be read, its parts' included.
 func (c Core) Validate() error {
-	errs := []error{c.Deadlines.Validate()}
+	errs := []error{c.Prefect.Validate(), c.Deadlines.Validate()}
+	for name, list := range map[string][]string{"WORK_POOLS": c.WorkPools, "REGIONS": c.Regions} {
+		if slices.ContainsFunc(list, func(s string) bool { return s == "" || strings.TrimSpace(s) != s }) {
+			errs = append(errs, Invalid[Core](name, fmt.Sprintf("one of %q is empty or has space around it", list)))
+		}
+	}
 	if !queueName.MatchString(c.TasksQueue) {
 		errs = append(errs, Invalid[Core]("TASKS_QUEUE", fmt.Sprintf("%q", c.TasksQueue)))
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -83,27 +84,42 @@ type found struct {
 }
 
 // find looks for the launch's execution, in its region or, where that is unknown, in all.
-func (s *Settler) find(ctx context.Context, rec flowrun.Record) (found, error) {
-	if rec.JobName == "" {
-		return found{missing: true}, nil
+// Where the ledger lost the job's name too, it tries the one that most jobs have: after the
+// flow run. What it finds out about the place, it records.
+func (s *Settler) find(ctx context.Context, holder string, rec flowrun.Record, flowRunName string) (found, flowrun.Record, error) {
+	l := rec.Launch
+	if l.JobName == "" && l.ClaimedAt.IsZero() {
+		l.JobName = jobtemplate.JobID(flowRunName, l.LaunchID)
 	}
 	regions := s.cfg.Regions
-	if rec.Region != "" {
-		regions = []string{rec.Region}
+	if l.Region != "" {
+		regions = []string{l.Region}
+	}
+	if l.JobName == "" {
+		regions = nil
 	}
 	for _, region := range regions {
-		l := rec.Launch
 		l.Region = region
 		f, err := s.findIn(ctx, l)
-		if err != nil || !f.missing {
-			return f, err
+		if err != nil {
+			return f, rec, err
 		}
+		if f.missing {
+			continue
+		}
+		if rec.Region == "" && rec.Status == flowrun.StatusClaimed {
+			rec, err = s.apply(ctx, rec.FlowRunID, flowrun.Attempted{Holder: holder, LaunchID: l.LaunchID, Region: region, JobName: l.JobName})
+		}
+		return f, rec, err
 	}
-	return found{missing: true}, nil
+	return found{missing: true}, rec, nil
 }
 
 func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 	x, err := s.cloudRun.Execution(ctx, s.name(l))
+	if err == nil && x.Labels[cloudrun.LabelLaunch] != string(l.LaunchID) {
+		return found{missing: true}, nil // somebody else's job of that name
+	}
 	if err == nil {
 		f := found{execution: &x}
 		if x.Outcome != nil {
@@ -120,6 +136,9 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 			return found{missing: true}, nil
 		}
 		return found{}, err
+	}
+	if job.Labels[cloudrun.LabelLaunch] != string(l.LaunchID) {
+		return found{missing: true}, nil
 	}
 	if job.Failure != nil { // it never started, and never will
 		return found{ended: &Ending{LaunchID: l.LaunchID, Execution: s.name(l), Outcome: *job.Failure, EndedAt: s.cfg.Now()}}, nil

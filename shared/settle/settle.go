@@ -123,16 +123,21 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 	if err != nil {
 		return err
 	}
-	if rec.Unreported() {
-		if rec, err = s.report(ctx, holder, rec, fr); err != nil {
-			return err
-		}
-	}
 	c, err := s.Claim(ctx, fr, rec)
 	if err != nil {
 		return err
 	}
-	if c.Ours && rec.LaunchID != c.LaunchID {
+	known := !c.Ours || c.LaunchID == rec.LaunchID
+	if rec.Unreported() {
+		// Where somebody else claimed the flow run meanwhile, the verdict is no longer about it.
+		if rec, err = s.report(ctx, holder, rec, fr, c.Ours && known); err != nil {
+			return err
+		}
+		if known && (told == nil || told.LaunchID == rec.LaunchID) {
+			return s.freed(ctx, fr.WorkPoolName)
+		}
+	}
+	if !known {
 		if rec, err = s.apply(ctx, flowRunID, flowrun.Corrected{Holder: holder, Launch: s.recovered(fr, c, told)}); err != nil {
 			return err
 		}
@@ -142,9 +147,12 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 	}
 	if rec.Status.Over() {
 		// The ledger has its verdict and Prefect was told; or nothing was ever launched.
+		if fr.StateType == flowrun.StateCancelling && c.Ours {
+			return s.cancelled(ctx, fr)
+		}
 		return nil
 	}
-	found, err := s.find(ctx, rec)
+	found, rec, err := s.find(ctx, holder, rec, fr.Name)
 	if err != nil {
 		return err
 	}
@@ -175,30 +183,56 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 		Holder: holder, LaunchID: e.LaunchID, ExecutionName: e.Execution.String(),
 		Outcome: e.Outcome, StartedAt: e.StartedAt, EndedAt: endedAt, Reason: e.Outcome.Text, Report: report,
 	})
-	if errors.Is(err, flowrun.ErrDone) {
-		return nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, flowrun.ErrDone):
+		// Recorded before, or unknown to a ledger that was lost: what follows may not have been sent.
+	case err != nil:
 		return err
-	}
-	if rec, err = s.report(ctx, holder, rec, fr); err != nil {
-		return err
-	}
-	if next == flowrun.NextDispatch {
-		if err := s.messages.Dispatch(ctx, rec.FlowRunID); err != nil {
+	default:
+		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {
 			return err
 		}
 	}
-	if fr.WorkPoolName == "" {
+	if next == flowrun.NextDispatch {
+		if err := s.messages.Dispatch(ctx, fr.ID); err != nil {
+			return err
+		}
+	}
+	return s.freed(ctx, fr.WorkPoolName)
+}
+
+// cancelled ends a flow run that is CANCELLING after its last launch was over, while it
+// waited for the next one: Prefect asks us to cancel it for the infrastructure_pid of the last.
+func (s *Settler) cancelled(ctx context.Context, fr prefect.FlowRun) error {
+	_, err := s.prefect.SetState(ctx, fr.ID, prefect.Proposal{
+		Type: flowrun.StateCancelled, Message: "The flow run was cancelled. Nothing of it was being executed.",
+	})
+	if err != nil {
+		return err
+	}
+	return s.freed(ctx, fr.WorkPoolName)
+}
+
+// freed tells that a slot came free in the work pool, if the flow run has one.
+func (s *Settler) freed(ctx context.Context, workPool string) error {
+	if workPool == "" {
 		return nil
 	}
-	return s.messages.Freed(ctx, fr.WorkPoolName)
+	return s.messages.Freed(ctx, workPool)
 }
 
 // missing deals with a launch of which neither job nor execution is to be found.
 func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
 	now := s.cfg.Now()
-	attempted := rec.Region != ""
+	if rec.JobName == "" && c.Started && fr.StateType != flowrun.StateCancelling {
+		// The ledger was lost and Prefect was never told the job's name. Its end, which names
+		// the launch, settles it.
+		s.log.WarnContext(ctx, "flow run is under way in a job that cannot be found by name; it is settled when its execution ends",
+			"flow_run_id", rec.FlowRunID)
+		return nil
+	}
+	// Only a ledger that has seen the claim knows that nothing was tried.
+	attempted := rec.Region != "" || rec.ClaimedAt.IsZero()
 	if rec.MissingSince.IsZero() && attempted {
 		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Missing{Holder: holder})
 		if err != nil {
@@ -289,11 +323,12 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 		return nil
 	}
 	if told == nil {
-		f, err := s.find(ctx, rec)
-		if err != nil {
+		var f found
+		var err error
+		if f, rec, err = s.find(ctx, holder, rec, ""); err != nil {
 			return err
 		}
-		if f.execution != nil && f.ended == nil {
+		if !f.missing && f.ended == nil {
 			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect"); !errors.Is(err, ErrWait) {
 				return err
 			}
@@ -314,12 +349,12 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 }
 
 // report tells Prefect a stored verdict, if it is still to be told, and records that it was.
-// fr was read under the lease that holder has.
-func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun) (flowrun.Record, error) {
+// fr was read under the lease that holder has; current: it is held by the verdict's launch.
+func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, current bool) (flowrun.Record, error) {
 	if !rec.Unreported() {
 		return rec, nil
 	}
-	if due(rec, fr) {
+	if current && due(rec, fr) {
 		_, err := s.prefect.SetState(ctx, rec.FlowRunID, prefect.Proposal{
 			Type: rec.Report.Type, Name: rec.Report.Name, Message: rec.Report.Message, ScheduledTime: timePointer(rec.Report.ScheduledTime),
 		})
@@ -337,9 +372,9 @@ func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record,
 }
 
 // Report tells Prefect a verdict just stored by the holder of the lease, for a flow run
-// read under that lease.
+// read under that lease, whose newest PENDING is of the verdict's launch.
 func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun) error {
-	_, err := s.report(ctx, holder, rec, fr)
+	_, err := s.report(ctx, holder, rec, fr, true)
 	return err
 }
 

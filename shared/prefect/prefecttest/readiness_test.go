@@ -1,0 +1,41 @@
+package prefecttest_test
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
+)
+
+// TestOneHeartbeatKeepsAPoolReady: Prefect takes a pool for served until three intervals of the
+// last heartbeat have passed, and workers send one every 30 s. On a real server, and with
+// PUSHPOOL_TEST_LONG=true, it waits longer than three of those.
+func TestOneHeartbeatKeepsAPoolReady(t *testing.T) {
+	url, wait := os.Getenv("PUSHPOOL_TEST_PREFECT"), 150*time.Second
+	if url == "" || os.Getenv("PUSHPOOL_TEST_LONG") != "true" {
+		s := prefecttest.New(prefecttest.Options{Scheduler: true})
+		t.Cleanup(s.Close)
+		url, wait = s.URL(), time.Second
+	}
+	client, err := prefect.New(prefect.Config{APIURL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "ready"
+	if err := client.CreateWorkPool(t.Context(), name, "cloud-run-v2", map[string]any{"job_configuration": map[string]any{}, "variables": map[string]any{}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Heartbeat(t.Context(), name, "pushpool", 24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(wait) // the server's clock cannot be turned
+	pool, err := client.WorkPool(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pool.Status != "READY" {
+		t.Errorf("%s after its heartbeat the pool is %s", wait, pool.Status)
+	}
+}

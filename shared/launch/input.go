@@ -2,6 +2,7 @@ package launch
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
@@ -36,7 +37,7 @@ func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *pre
 type Blocks interface {
 	BlockDocument(ctx context.Context, typeSlug, name string) (prefect.BlockDocument, error)
 	BlockDocumentByID(ctx context.Context, id string) (prefect.BlockDocument, error)
-	Variable(ctx context.Context, name string) (value any, found bool, err error)
+	Variable(ctx context.Context, name string) (value json.RawMessage, found bool, err error)
 }
 
 // Lookup gives a template access to Prefect's blocks and variables.

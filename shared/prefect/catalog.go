@@ -2,6 +2,7 @@ package prefect
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -20,12 +21,12 @@ type Deployment struct {
 	WorkPoolName  string `json:"work_pool_name"`
 	WorkQueueName string `json:"work_queue_name"`
 	// JobVariables are what a server of 2.20 calls infra_overrides.
-	JobVariables map[string]any `json:"job_variables"`
-	Parameters   map[string]any `json:"parameters"`
-	Tags         []string       `json:"tags"`
-	Entrypoint   string         `json:"entrypoint"`
-	Path         string         `json:"path"`
-	Version      string         `json:"version"`
+	JobVariables json.RawMessage `json:"job_variables"`
+	Parameters   map[string]any  `json:"parameters"`
+	Tags         []string        `json:"tags"`
+	Entrypoint   string          `json:"entrypoint"`
+	Path         string          `json:"path"`
+	Version      string          `json:"version"`
 	// ConcurrencyLimit is deprecated by Prefect and set together with GlobalConcurrencyLimit; see Limited.
 	ConcurrencyLimit       *int `json:"concurrency_limit"`
 	GlobalConcurrencyLimit *struct {
@@ -45,7 +46,7 @@ func (d Deployment) Limited() bool {
 // deploymentAnswer also takes the field's name of 2.20.
 type deploymentAnswer struct {
 	Deployment
-	InfraOverrides map[string]any `json:"infra_overrides"`
+	InfraOverrides json.RawMessage `json:"infra_overrides"`
 }
 
 // Deployment reads a deployment.
@@ -97,13 +98,14 @@ func (c *Client) Flow(ctx context.Context, id string) (Flow, error) {
 	return cached[Flow](ctx, c, c.flows, id, r)
 }
 
-// WorkPool is a work pool as Prefect gives it. Numbers in BaseJobTemplate are json.Number.
+// WorkPool is a work pool as Prefect gives it. BaseJobTemplate is kept as JSON: the order of its
+// keys shows in some jobs.
 type WorkPool struct {
-	ID              string         `json:"id"`
-	Name            string         `json:"name"`
-	Type            string         `json:"type"`
-	BaseJobTemplate map[string]any `json:"base_job_template"`
-	IsPaused        bool           `json:"is_paused"`
+	ID              string          `json:"id"`
+	Name            string          `json:"name"`
+	Type            string          `json:"type"`
+	BaseJobTemplate json.RawMessage `json:"base_job_template"`
+	IsPaused        bool            `json:"is_paused"`
 	// ConcurrencyLimit is nil where there is none.
 	ConcurrencyLimit *int `json:"concurrency_limit"`
 	// Status is READY, NOT_READY or PAUSED.
@@ -163,11 +165,11 @@ func (c *Client) Heartbeat(ctx context.Context, pool, workerName string, every t
 
 func poolPath(name string) string { return "/work_pools/" + url.PathEscape(name) }
 
-// BlockDocument is a block document with its secrets. Numbers in Data are json.Number.
+// BlockDocument is a block document with its secrets.
 type BlockDocument struct {
-	ID        string         `json:"id"`
-	Name      string         `json:"name"`
-	Data      map[string]any `json:"data"`
+	ID        string          `json:"id"`
+	Name      string          `json:"name"`
+	Data      json.RawMessage `json:"data"`
 	BlockType struct {
 		Slug string `json:"slug"`
 	} `json:"block_type"`
@@ -194,13 +196,13 @@ func (c *Client) BlockDocumentByID(ctx context.Context, id string) (BlockDocumen
 }
 
 type variable struct {
-	Value any `json:"value"`
+	Value json.RawMessage `json:"value"`
 	found bool
 }
 
-// Variable reads a variable: any JSON value (of 2.20: a string), numbers as json.Number. The answer
-// may be 10 s old, is shared, and must not be changed.
-func (c *Client) Variable(ctx context.Context, name string) (value any, found bool, err error) {
+// Variable reads a variable: any JSON value (of 2.20: a string). The answer may be 10 s old, is
+// shared, and must not be changed.
+func (c *Client) Variable(ctx context.Context, name string) (value json.RawMessage, found bool, err error) {
 	r := request{act: "read variable " + name, method: http.MethodGet, path: "/variables/name/" + url.PathEscape(name)}
 	v, err := c.variables.get(ctx, r.act, name, func(ctx context.Context) (v variable, err error) {
 		_, err = c.do(ctx, r, &v)

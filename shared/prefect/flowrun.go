@@ -2,6 +2,7 @@ package prefect
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -37,8 +38,8 @@ type FlowRun struct {
 	Created                time.Time  `json:"created"`
 	Updated                time.Time  `json:"updated"`
 
-	Parameters   map[string]any `json:"parameters"`
-	JobVariables map[string]any `json:"job_variables"`
+	Parameters   map[string]any  `json:"parameters"`
+	JobVariables json.RawMessage `json:"job_variables"` // as JSON, like a pool's template
 	// EmpiricalPolicy is kept as read, so that UpdateFlowRun can write it back with one field changed.
 	EmpiricalPolicy map[string]any `json:"empirical_policy"`
 	Tags            []string       `json:"tags"`

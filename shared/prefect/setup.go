@@ -2,6 +2,7 @@ package prefect
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -168,7 +169,8 @@ func (c *Client) ensureBlock(ctx context.Context, w WebhookSetup) (string, error
 	if err := get("/block_types/slug/webhook/block_documents/name/"+w.BlockName+"?include_secrets=true", &existing); err != nil {
 		return "", err
 	}
-	if reflect.DeepEqual(existing.Data, data) {
+	var have map[string]any
+	if err := json.Unmarshal(existing.Data, &have); err == nil && reflect.DeepEqual(have, data) {
 		return existing.ID, nil
 	}
 	_, err = c.do(ctx, request{

@@ -289,13 +289,13 @@ func webhook(t *testing.T, p *prefectServer) {
 	defer p.admin(t, http.MethodDelete, "/automations/"+automations[0].ID, nil, nil)
 
 	block, err := p.BlockDocument(t.Context(), "webhook", name)
-	if err != nil || block.Data["url"] != receiver.URL {
-		t.Errorf("block document: url %v, error %v, want %s", block.Data["url"], err, receiver.URL)
+	if err != nil || decoded(t, block.Data)["url"] != receiver.URL {
+		t.Errorf("block document: %s, error %v, want the url %s", block.Data, err, receiver.URL)
 	}
 	var shown prefect.BlockDocument
 	p.admin(t, http.MethodGet, "/block_documents/"+block.ID, nil, &shown)
 	hidden := map[string]any{"Authorization": "********", "Content-Type": "********"}
-	if diff := cmp.Diff([]any{"********", hidden}, []any{shown.Data["url"], shown.Data["headers"]}); diff != "" {
+	if diff := cmp.Diff([]any{"********", hidden}, []any{decoded(t, shown.Data)["url"], decoded(t, shown.Data)["headers"]}); diff != "" {
 		t.Errorf("url and headers without secrets (-want +got):\n%s", diff)
 	}
 

@@ -37,7 +37,7 @@ func creation(t *testing.T, p *prefectServer) {
 		t.Fatal(err)
 	}
 	slices.Sort(f.Tags)
-	got := []any{f.Name, f.Parameters, f.JobVariables, f.Tags, f.WorkPoolName, f.WorkQueueName, f.StateName, f.NextScheduledStartTime.UTC(), f.DeploymentID, f.AutoScheduled}
+	got := []any{f.Name, f.Parameters, decoded(t, f.JobVariables), f.Tags, f.WorkPoolName, f.WorkQueueName, f.StateName, f.NextScheduledStartTime.UTC(), f.DeploymentID, f.AutoScheduled}
 	want := []any{
 		"n", map[string]any{"a": json.Number("1"), "b": "two"}, map[string]any{"memory": "1Gi"},
 		[]string{"one", "two"}, d.WorkPoolName, "default", "Scheduled", at, d.ID, false,
@@ -49,7 +49,7 @@ func creation(t *testing.T, p *prefectServer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]any{map[string]any{"cpu": "1"}, "f.py:f", []string{"one"}}, []any{read.JobVariables, read.Entrypoint, read.Tags}); diff != "" {
+	if diff := cmp.Diff([]any{map[string]any{"cpu": "1"}, "f.py:f", []string{"one"}}, []any{decoded(t, read.JobVariables), read.Entrypoint, read.Tags}); diff != "" {
 		t.Errorf("deployment (-want +got):\n%s", diff)
 	}
 }
@@ -182,7 +182,17 @@ func records(t *testing.T, p *prefectServer) {
 	}
 	name := "v_" + uuid.NewString()[:8]
 	p.admin(t, http.MethodPost, "/variables/", map[string]any{"name": name, "value": "w"}, nil)
-	if v, found, err := p.Variable(t.Context(), name); v != "w" || !found || err != nil {
+	if v, found, err := p.Variable(t.Context(), name); string(v) != `"w"` || !found || err != nil {
 		t.Errorf("variable: %v, found %t, error %v", v, found, err)
 	}
+}
+
+// decoded returns a JSON object's members.
+func decoded(t *testing.T, object json.RawMessage) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal(object, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
 }

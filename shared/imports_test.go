@@ -129,7 +129,8 @@ var rules = map[string]func(f file, imported, own string) bool{
 		return !strings.HasPrefix(f.dir, "functions/") || own == f.dir || own != "functions" && !strings.HasPrefix(own, "functions/")
 	},
 	"only wire.go names real clients": func(f file, imported, _ string) bool {
-		return f.dir != "functions" && !strings.HasPrefix(f.dir, "functions/") || f.test || path.Base(f.path) == "wire.go" ||
+		wired := f.dir == "." || f.dir == "functions" || strings.HasPrefix(f.dir, "functions/") || f.dir == "shared/install"
+		return !wired || f.test || path.Base(f.path) == "wire.go" ||
 			!strings.HasPrefix(imported, google) || strings.HasSuffix(imported, "pb")
 	},
 	"fakes are for tests and for the local stack": func(f file, _, own string) bool {
@@ -156,6 +157,27 @@ func TestImportsFollowTheArrows(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A further file is a sign that something belongs in shared.
+func TestAFunctionFolderHasItsFourFiles(t *testing.T) {
+	folders := map[string][]string{}
+	for _, f := range files(t) {
+		if name, ok := strings.CutPrefix(f.dir, "functions/"); ok && path.Base(f.path) != "main_test.go" {
+			folders[name] = append(folders[name], path.Base(f.path))
+		}
+	}
+	if len(folders) != 4 {
+		t.Errorf("%d functions, want 4", len(folders))
+	}
+	for name, got := range folders {
+		want := []string{"config.go", name + ".go", name + "_test.go", "wire.go"}
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(want, got) {
+			t.Errorf("functions/%s has %v, want %v", name, got, want)
+		}
 	}
 }
 
@@ -189,6 +211,8 @@ func TestRulesSeeWhatBreaksThem(t *testing.T) {
 		{"shared/jobtemplate/x.go", google + "run/apiv2", "a pure package knows Google's messages, not its clients"},
 		{"functions/webhook/wire.go", module + "functions/finalizer", "functions never import each other"},
 		{"functions/webhook/webhook.go", google + "pubsub/v2", "only wire.go names real clients"},
+		{"shared/install/config.go", google + "firestore", "only wire.go names real clients"},
+		{"function.go", google + "pubsub/v2", "only wire.go names real clients"},
 		{"functions/webhook/wire.go", module + "shared/timer/timertest", "fakes are for tests and for the local stack"},
 		{"shared/install/install.go", module + "scripts/pushpool/local", "nothing of the product imports a script"},
 	} {

@@ -26,18 +26,25 @@ type Launcher interface {
 	Wake(ctx context.Context, holder, workPool string) error
 }
 
-// Prefect is what run requests and wakes ask of Prefect.
-type Prefect interface {
+// Deployments is what run requests ask of Prefect.
+type Deployments interface {
 	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
 	DeploymentByName(ctx context.Context, name string) (prefect.Deployment, error)
 	CreateFlowRun(ctx context.Context, deploymentID string, n prefect.NewFlowRun) (fr prefect.FlowRun, created bool, err error)
+}
+
+// Waiting is what wakes and the ends of flow runs ask of Prefect.
+type Waiting interface {
 	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
+	Limited(ctx context.Context, pool string) (bool, error)
 }
 
 // Dispatcher handles deliveries from the topic flow-runs.
 type Dispatcher struct {
-	launcher  Launcher
-	prefect   Prefect
+	launcher    Launcher
+	deployments Deployments
+	waiting     Waiting
+	// workPools are those of this installation.
 	workPools []string
 	now       func() time.Time
 }
@@ -58,7 +65,7 @@ func (d *Dispatcher) Handle(ctx context.Context, m delivery.Delivery) error {
 // hopeless reports whether no redelivery can mend any part of the error: of what a wake
 // tries, the rest is worth another delivery.
 func hopeless(err error) bool {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // joined errors themselves, not what they wrap
+	joined, ok := err.(interface{ Unwrap() []error }) // joined errors themselves, not what they wrap
 	if !ok {
 		return flowrun.FaultOf(err) == flowrun.Permanent
 	}
@@ -88,11 +95,39 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 		case state == flowrun.StateScheduled, state == flowrun.StateCancelling:
 			return dispatch(r.FlowRunID)
 		case state.Terminal():
-			return wake(r.WorkPool, r.DeploymentID)
+			workPool, deploymentID, err := d.freed(ctx, r)
+			if err != nil {
+				return err
+			}
+			return wake(workPool, deploymentID)
 		}
 		telemetry.Add(ctx, slog.String("ignored", "nothing follows from an event of this state type"))
 	}
 	return nil
+}
+
+// freed returns the work pool and the deployment of which a slot may have come free when a
+// flow run ended; empty where nothing of ours can wait for one.
+func (d *Dispatcher) freed(ctx context.Context, e message.PrefectEvent) (workPool, deploymentID string, err error) {
+	workPool, deploymentID = e.WorkPool, e.DeploymentID
+	if workPool == "" { // the portable template cannot tell
+		ended, err := d.waiting.FlowRuns(ctx, prefect.Filter{IDs: []string{e.FlowRunID}, WorkPools: d.workPools})
+		if err != nil || len(ended) == 0 {
+			return "", "", err
+		}
+		workPool, deploymentID = ended[0].WorkPoolName, ended[0].DeploymentID
+	}
+	if !slices.Contains(d.workPools, workPool) {
+		return "", "", nil
+	}
+	limited, err := d.waiting.Limited(ctx, workPool)
+	if err != nil {
+		return "", "", err
+	}
+	if !limited {
+		workPool = "" // nobody waits for its slots
+	}
+	return workPool, deploymentID, nil
 }
 
 // wake takes what waits for a slot of the work pool, and the oldest that waits for one of
@@ -103,7 +138,7 @@ func (d *Dispatcher) wake(ctx context.Context, holder, workPool, deploymentID st
 		errs = append(errs, d.launcher.Wake(ctx, holder, workPool))
 	}
 	if deploymentID != "" {
-		waiting, err := d.prefect.FlowRuns(ctx, prefect.Filter{
+		waiting, err := d.waiting.FlowRuns(ctx, prefect.Filter{
 			WorkPools: d.workPools, DeploymentIDs: []string{deploymentID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 			ScheduledBefore: d.now(), Limit: 1,
 		})
@@ -139,7 +174,7 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 		t := m.FirstPublishTime().Add(r.Delay)
 		at = &t
 	}
-	fr, created, err := d.prefect.CreateFlowRun(ctx, deployment.ID, prefect.NewFlowRun{
+	fr, created, err := d.deployments.CreateFlowRun(ctx, deployment.ID, prefect.NewFlowRun{
 		Name: r.Name, Parameters: r.Parameters, JobVariables: r.JobVariables, Tags: r.Tags,
 		IdempotencyKey: cmp.Or(r.IdempotencyKey, m.FirstMessageID()), WorkQueue: r.WorkQueue, ScheduledTime: at,
 	})
@@ -159,7 +194,7 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 
 func (d *Dispatcher) deployment(ctx context.Context, nameOrID string) (prefect.Deployment, error) {
 	if uuid.Validate(nameOrID) == nil {
-		return d.prefect.Deployment(ctx, nameOrID)
+		return d.deployments.Deployment(ctx, nameOrID)
 	}
-	return d.prefect.DeploymentByName(ctx, nameOrID)
+	return d.deployments.DeploymentByName(ctx, nameOrID)
 }

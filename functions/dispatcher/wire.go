@@ -28,7 +28,7 @@ func New(s install.Surroundings) (http.Handler, error) {
 			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
 			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Now: time.Now,
 		})
-		return &Dispatcher{launcher: launcher, prefect: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
+		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
 	})
 	handle := func(ctx context.Context, m delivery.Delivery) error {
 		d, err := dispatcher.Get(ctx)

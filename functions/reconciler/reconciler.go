@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/prefect"
@@ -20,12 +24,19 @@ import (
 const (
 	// sweepTimeout is below the Scheduler's interval, so that sweeps do not pile up.
 	sweepTimeout = 55 * time.Second
+	// leaveTimeout bounds giving back a pool's lease, after the sweep's own time may be over.
+	leaveTimeout = 4 * time.Second
 	// heartbeatEvery tells Prefect to hold the pool for served for three days; one is sent each half of it.
 	heartbeatEvery = 24 * time.Hour
-	// maxLooks bounds the looks at flow runs in one sweep; the rest is looked at in the next.
-	maxLooks = 500
 	// firstLook is when a flow run is looked at again after the first time; the interval doubles.
 	firstLook = 10 * time.Second
+	// atOnce bounds what is done at the same time for one pool: one after the other,
+	// hundreds of calls would not fit a sweep.
+	atOnce = 16
+	// maxWaiting bounds the waiting flow runs that one sweep reads of a pool, the soonest first.
+	maxWaiting = 1000
+	// maxErrors bounds the errors that the sweep's line names.
+	maxErrors = 10
 )
 
 // Prefect is what the sweep asks of Prefect.
@@ -54,10 +65,12 @@ type Messages interface {
 }
 
 type options struct {
-	pools                                         []string
-	worker                                        string
-	lookAhead, lease, lookAtMost, unreportedAfter time.Duration
-	now                                           func() time.Time
+	pools                                  []string
+	worker                                 string
+	lookAhead, lookAtMost, unreportedAfter time.Duration
+	// maxLooks bounds the looks at flow runs of one pool in one sweep; the rest is looked at in the next.
+	maxLooks int
+	now      func() time.Time
 }
 
 // Reconciler sweeps the work pools.
@@ -66,13 +79,12 @@ type Reconciler struct {
 	ledger   Ledger
 	settler  Settler
 	messages Messages
-	log      *slog.Logger
 	options
 
 	mu sync.Mutex
-	// looks is when each flow run under way is looked at next. An instance that starts anew
-	// looks at all of them once: that costs calls, no more.
-	looks map[string]look
+	// looks is when each flow run under way is looked at next, by pool and flow run. An
+	// instance that starts anew looks at all of them once: that costs calls, no more.
+	looks map[string]map[string]look
 }
 
 // look is about one state of a flow run: another state is looked at anew.
@@ -82,16 +94,8 @@ type look struct {
 	after   time.Duration
 }
 
-func newReconciler(p Prefect, l Ledger, s Settler, m Messages, log *slog.Logger, o options) *Reconciler {
-	return &Reconciler{prefect: p, ledger: l, settler: s, messages: m, log: log, options: o, looks: map[string]look{}}
-}
-
-// report counts what a sweep did, by kind.
-type report struct{ Dispatched, Timers, Wakes, Looks, Busy int }
-
-func (r report) LogValue() slog.Value {
-	return slog.GroupValue(slog.Int("dispatched", r.Dispatched), slog.Int("timers", r.Timers), slog.Int("wakes", r.Wakes),
-		slog.Int("looks", r.Looks), slog.Int("busy", r.Busy))
+func newReconciler(p Prefect, l Ledger, s Settler, m Messages, o options) *Reconciler {
+	return &Reconciler{prefect: p, ledger: l, settler: s, messages: m, options: o, looks: map[string]map[string]look{}}
 }
 
 // endpoint answers Cloud Scheduler: 204, or 500 with the error, after which it calls again in a minute.
@@ -117,38 +121,51 @@ func endpoint(sweep func(context.Context) (report, error), log *slog.Logger) htt
 	})
 }
 
-// sweep goes through all pools. What fails for one does not keep the others from being swept.
+// sweep goes through all pools, and what the ledger says is unreported, all at the same
+// time: what fails or hangs for one does not keep the others from being swept.
 func (r *Reconciler) sweep(ctx context.Context) (report, error) {
-	var rep report
+	var mu sync.Mutex
+	var total report
 	var errs []error
-	for _, pool := range r.pools {
-		holder := "reconciler/" + uuid.NewString()
-		granted := false
-		p, err := r.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
-			p, granted = p.Sweep(holder, r.now().Add(sweepTimeout), r.now())
-			return p, nil
-		})
-		if err != nil || !granted {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, r.pool(ctx, holder, p, &rep))
-		_, err = r.ledger.UpdatePool(context.WithoutCancel(ctx), pool, func(p flowrun.Pool) (flowrun.Pool, error) {
-			return p.Swept(holder), nil
-		})
-		errs = append(errs, err)
+	add := func(w *work) {
+		rep, err := w.wait()
+		mu.Lock()
+		defer mu.Unlock()
+		total, errs = total.plus(rep), append(errs, err)
 	}
-	errs = append(errs, r.unreported(ctx, &rep))
-	return rep, errors.Join(errs...)
+	var parts sync.WaitGroup
+	for _, pool := range r.pools {
+		parts.Go(func() { add(r.pool(ctx, pool)) })
+	}
+	parts.Go(func() { add(r.unreported(ctx)) })
+	parts.Wait()
+	return total, errors.Join(errs...)
 }
 
-// pool sweeps one pool.
-func (r *Reconciler) pool(ctx context.Context, holder string, p flowrun.Pool, rep *report) error {
-	return errors.Join(
-		r.heartbeat(ctx, p),
-		r.scheduled(ctx, p.Name, rep),
-		r.underWay(ctx, holder, p.Name, rep),
-	)
+// pool sweeps one pool, unless another sweep is at it.
+func (r *Reconciler) pool(ctx context.Context, pool string) *work {
+	w := newWork()
+	holder := "reconciler/" + uuid.NewString()
+	granted := false
+	p, err := r.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
+		p, granted = p.Sweep(holder, r.now().Add(sweepTimeout), r.now())
+		return p, nil
+	})
+	if err != nil || !granted {
+		w.failed(err)
+		return w
+	}
+	w.start(func() error { return r.heartbeat(ctx, p) })
+	w.failed(r.scheduled(ctx, pool, w))
+	w.failed(r.underWay(ctx, holder, pool, w))
+	w.finish()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
+	_, err = r.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
+		return p.Swept(holder), nil
+	})
+	w.failed(err)
+	return w
 }
 
 // heartbeat keeps the pool READY in Prefect.
@@ -169,123 +186,203 @@ func (r *Reconciler) heartbeat(ctx context.Context, p flowrun.Pool) error {
 
 // scheduled has what is due dispatched now, and what is due soon by a timer. In a limited
 // pool one message does for all that wait.
-func (r *Reconciler) scheduled(ctx context.Context, pool string, rep *report) error {
+func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error {
 	limited, err := r.prefect.Limited(ctx, pool)
 	if err != nil {
 		return err
 	}
 	now := r.now()
-	waiting, err := r.prefect.FlowRuns(ctx, prefect.Filter{
+	due := 0
+	err = r.list(ctx, maxWaiting, prefect.Filter{
 		WorkPools: []string{pool}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 		ScheduledBefore: now.Add(r.lookAhead), Sort: prefect.SoonestFirst,
-	})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	due := 0
-	for _, fr := range waiting {
+	}, func(fr prefect.FlowRun) {
 		at := now
 		if fr.NextScheduledStartTime != nil {
 			at = *fr.NextScheduledStartTime
 		}
 		switch {
 		case at.After(now):
-			errs = append(errs, r.messages.DispatchAt(ctx, fr.ID, at, "due"))
-			rep.Timers++
+			w.Timers++
+			w.start(func() error { return r.messages.DispatchAt(ctx, fr.ID, at, "due") })
 		case limited:
 			due++
 		default:
-			errs = append(errs, r.messages.Dispatch(ctx, fr.ID))
-			rep.Dispatched++
+			w.Dispatched++
+			w.start(func() error { return r.messages.Dispatch(ctx, fr.ID) })
 		}
-	}
+	})
 	if due > 0 {
-		errs = append(errs, r.messages.Wake(ctx, pool))
-		rep.Wakes++
+		w.Wakes++
+		w.start(func() error { return r.messages.Wake(ctx, pool) })
 	}
-	return errors.Join(errs...)
+	return err
 }
 
-// underWay looks at the flow runs that are PENDING, RUNNING or CANCELLING. Whether they are
-// ours the settler finds out.
-func (r *Reconciler) underWay(ctx context.Context, holder, pool string, rep *report) error {
-	states := []prefect.StateType{flowrun.StatePending, flowrun.StateRunning, flowrun.StateCancelling}
-	seen := map[string]bool{}
-	var errs []error
-	for offset := 0; ; offset += prefect.MaxPage {
-		page, err := r.prefect.FlowRuns(ctx, prefect.Filter{
-			WorkPools: []string{pool}, StateTypes: states, Sort: prefect.OldestFirst, Offset: offset,
+// underWay looks at the flow runs that are PENDING, RUNNING, CANCELLING or PAUSED. Whether
+// they are ours the settler finds out.
+func (r *Reconciler) underWay(ctx context.Context, holder, pool string, w *work) error {
+	found := map[string]string{} // ids of states by flow run
+	err := r.list(ctx, 0, prefect.Filter{
+		WorkPools: []string{pool}, Sort: prefect.OldestFirst,
+		StateTypes: []prefect.StateType{flowrun.StatePending, flowrun.StateRunning, flowrun.StateCancelling, flowrun.StatePaused},
+	}, func(fr prefect.FlowRun) {
+		// The container of a suspended flow run has left on purpose; resumed, it is SCHEDULED.
+		if fr.State == nil || !fr.State.Details.PauseReschedule {
+			found[fr.ID] = fr.StateID
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for i, id := range r.take(pool, found) {
+		w.Looks++
+		w.start(func() error {
+			err := r.settler.Look(ctx, fmt.Sprintf("%s/%d", holder, i), id)
+			if err != nil {
+				r.forget(pool, id)
+			}
+			return w.looked(id, err)
 		})
+	}
+	return nil
+}
+
+// list calls each for every flow run of the filter once, and for about most at most; 0 is no bound.
+func (r *Reconciler) list(ctx context.Context, most int, f prefect.Filter, each func(prefect.FlowRun)) error {
+	seen := map[string]bool{} // pages overlap when flow runs change between them
+	for ; most == 0 || f.Offset < most; f.Offset += prefect.MaxPage {
+		page, err := r.prefect.FlowRuns(ctx, f)
 		if err != nil {
-			return errors.Join(append(errs, err)...)
+			return err
 		}
 		for _, fr := range page {
-			seen[fr.ID] = true
-			if rep.Looks >= maxLooks || !r.take(fr) {
-				continue
+			if !seen[fr.ID] {
+				seen[fr.ID] = true
+				each(fr)
 			}
-			rep.Looks++
-			errs = append(errs, r.look(ctx, fmt.Sprintf("%s/%d", holder, rep.Looks), fr.ID, rep))
 		}
-		if len(page) < prefect.MaxPage || ctx.Err() != nil {
+		if len(page) < prefect.MaxPage {
 			break
 		}
 	}
-	r.forget(seen)
-	return errors.Join(errs...)
+	return nil
 }
 
-// take reports whether it is time to look at the flow run, and sets the next time.
-func (r *Reconciler) take(fr prefect.FlowRun) bool {
+// take returns the flow runs that it is time to look at, the longest overdue first, and
+// sets their next time. found has the pool's flow runs under way; the others are forgotten.
+func (r *Reconciler) take(pool string, found map[string]string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
-	l, known := r.looks[fr.ID]
-	if !known || l.stateID != fr.StateID {
-		l = look{stateID: fr.StateID, after: firstLook}
-	} else if now.Before(l.next) {
-		return false
+	looks := map[string]look{}
+	for id, stateID := range found {
+		l, known := r.looks[pool][id]
+		if !known || l.stateID != stateID {
+			l = look{stateID: stateID, after: firstLook}
+		}
+		looks[id] = l
 	}
-	l.next = now.Add(l.after)
-	l.after = min(2*l.after, r.lookAtMost)
-	r.looks[fr.ID] = l
-	return true
+	r.looks[pool] = looks
+	due := slices.DeleteFunc(slices.Sorted(maps.Keys(looks)), func(id string) bool { return now.Before(looks[id].next) })
+	slices.SortStableFunc(due, func(a, b string) int { return looks[a].next.Compare(looks[b].next) })
+	due = due[:min(len(due), r.maxLooks)]
+	for _, id := range due {
+		l := looks[id]
+		l.next, l.after = now.Add(l.after), min(2*l.after, r.lookAtMost)
+		looks[id] = l
+	}
+	return due
 }
 
-// forget drops the flow runs that are not under way any more; those of other pools are kept
-// until their time has long passed.
-func (r *Reconciler) forget(seen map[string]bool) {
+// forget has the next sweep look at the flow run again: this look came to nothing.
+func (r *Reconciler) forget(pool, flowRunID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id, l := range r.looks {
-		if !seen[id] && r.now().After(l.next.Add(r.lookAtMost)) {
-			delete(r.looks, id)
-		}
-	}
+	delete(r.looks[pool], flowRunID)
 }
 
 // unreported has verdicts told that Prefect was not told.
-func (r *Reconciler) unreported(ctx context.Context, rep *report) error {
-	records, err := r.ledger.Unreported(ctx, r.now().Add(-r.unreportedAfter), maxLooks)
-	errs := []error{err}
+func (r *Reconciler) unreported(ctx context.Context) *work {
+	w := newWork()
+	records, err := r.ledger.Unreported(ctx, r.now().Add(-r.unreportedAfter), r.maxLooks)
+	w.failed(err)
 	for _, rec := range records {
-		rep.Looks++
-		errs = append(errs, r.look(ctx, "reconciler/"+uuid.NewString(), rec.FlowRunID, rep))
+		w.Looks++
+		w.start(func() error {
+			return w.looked(rec.FlowRunID, r.settler.Look(ctx, "reconciler/"+uuid.NewString(), rec.FlowRunID))
+		})
 	}
-	return errors.Join(errs...)
+	return w
 }
 
-// look has the settler look at a flow run. That somebody else is at it, or that its
-// execution is being stopped, is as it should be.
-func (r *Reconciler) look(ctx context.Context, holder, flowRunID string, rep *report) error {
-	err := r.settler.Look(ctx, holder, flowRunID)
-	if errors.Is(err, flowrun.ErrBusy) || errors.Is(err, settle.ErrWait) {
-		rep.Busy++
-		return nil
+// report counts what a sweep did, by kind.
+type report struct{ Dispatched, Timers, Wakes, Looks, Busy int }
+
+func (r report) plus(o report) report {
+	return report{r.Dispatched + o.Dispatched, r.Timers + o.Timers, r.Wakes + o.Wakes, r.Looks + o.Looks, r.Busy + o.Busy}
+}
+
+func (r report) LogValue() slog.Value {
+	return slog.GroupValue(slog.Int("dispatched", r.Dispatched), slog.Int("timers", r.Timers), slog.Int("wakes", r.Wakes),
+		slog.Int("looks", r.Looks), slog.Int("busy", r.Busy))
+}
+
+// work is one part of a sweep. Its calls run at the same time; who starts them counts them.
+type work struct {
+	report
+	group errgroup.Group
+	busy  atomic.Int32
+
+	mu   sync.Mutex
+	errs []error
+}
+
+func newWork() *work {
+	w := &work{}
+	w.group.SetLimit(atOnce)
+	return w
+}
+
+// start runs a call beside the others. It waits while too many are under way.
+func (w *work) start(call func() error) {
+	w.group.Go(func() error {
+		w.failed(call())
+		return nil // one failure does not end the others
+	})
+}
+
+func (w *work) failed(err error) {
+	if err == nil {
+		return
 	}
-	if err != nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errs = append(w.errs, err)
+}
+
+// looked words the end of a look. That somebody else is at the flow run, or that its
+// execution is being stopped, is as it should be.
+func (w *work) looked(flowRunID string, err error) error {
+	switch {
+	case errors.Is(err, flowrun.ErrBusy), errors.Is(err, settle.ErrWait):
+		w.busy.Add(1)
+		return nil
+	case err != nil:
 		return fmt.Errorf("look at flow run %s: %w", flowRunID, err)
 	}
 	return nil
+}
+
+// finish waits for the calls under way.
+func (w *work) finish() { _ = w.group.Wait() }
+
+// wait returns what was done and what failed, once all of it has ended.
+func (w *work) wait() (report, error) {
+	w.finish()
+	w.Busy = int(w.busy.Load())
+	if n := len(w.errs); n > maxErrors {
+		w.errs = append(w.errs[:maxErrors], fmt.Errorf("and %d more errors", n-maxErrors))
+	}
+	return w.report, errors.Join(w.errs...)
 }

@@ -20,9 +20,9 @@ func New(s install.Surroundings) (http.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newReconciler(c.Prefect, c.Ledger, c.Settler, c.Messages, log, options{
-			pools: cfg.WorkPools, worker: "pushpool " + cfg.Name, lookAhead: cfg.LookAhead, lease: cfg.Lease,
-			lookAtMost: cfg.LookAtMost, unreportedAfter: cfg.UnreportedAfter, now: time.Now,
+		return newReconciler(c.Prefect, c.Ledger, c.Settler, c.Messages, options{
+			pools: cfg.WorkPools, worker: "pushpool " + cfg.Name, lookAhead: cfg.LookAhead,
+			lookAtMost: cfg.LookAtMost, unreportedAfter: cfg.UnreportedAfter, maxLooks: cfg.maxLooks(), now: time.Now,
 		}), nil
 	})
 	return endpoint(func(ctx context.Context) (report, error) {

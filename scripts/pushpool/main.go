@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/pushpool/pushpool/scripts/pushpool/bench"
 	"github.com/pushpool/pushpool/scripts/pushpool/demo"
 	"github.com/pushpool/pushpool/scripts/pushpool/local"
 )
@@ -20,6 +21,7 @@ type command struct {
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
+	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
 
 	StandIn        standInCommand        `cmd:"" hidden:"" help:"Be the flow of the embedded stack."`
 	FindPython     findPythonCommand     `cmd:"" hidden:"" help:"Print the Python that Prefect is installed with."`
@@ -96,6 +98,18 @@ func (c *demoCommand) Run(ctx context.Context) error {
 		return errQuiet
 	}
 	return err
+}
+
+type benchCommand struct {
+	stackFlags
+	Name []string `arg:"" optional:"" help:"The benchmarks to run; all if none is given."`
+}
+
+// Run measures.
+func (c *benchCommand) Run(ctx context.Context) error {
+	o := c.options()
+	o.Say = func(format string, args ...any) { fmt.Fprintf(os.Stderr, "· "+format+"\n", args...) }
+	return bench.Run(ctx, os.Stdout, o, c.Name)
 }
 
 type standInCommand struct {

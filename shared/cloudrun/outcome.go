@@ -32,10 +32,7 @@ func (e ended) outcome() flowrun.Outcome {
 	o := flowrun.Outcome{Text: e.message}
 	text := strings.ToLower(e.message)
 	reason := strings.ReplaceAll(strings.ToLower(e.reason), "_", "")
-	exitCode := 0
-	if m := exitCodeWording.FindStringSubmatch(e.message); m != nil {
-		exitCode, _ = strconv.Atoi(m[1])
-	}
+	exitCode := number(exitCodeWording, e.message)
 	switch {
 	case e.succeeded:
 		o.Kind = flowrun.Succeeded
@@ -53,7 +50,7 @@ func (e ended) outcome() flowrun.Outcome {
 		o.Kind = flowrun.Image
 	case signalWording.MatchString(e.message):
 		o.Kind = flowrun.Signal
-		o.Signal, _ = strconv.Atoi(signalWording.FindStringSubmatch(e.message)[1])
+		o.Signal = number(signalWording, e.message)
 	case exitCode != 0, reason == "nonzeroexitcode":
 		o.Kind, o.ExitCode = flowrun.ExitCode, exitCode
 	case strings.Contains(text, "permission"):
@@ -62,6 +59,17 @@ func (e ended) outcome() flowrun.Outcome {
 		o.Kind = flowrun.Platform
 	}
 	return o
+}
+
+// number returns what the wording's first group matches in s, and 0 where it is no exit
+// code or signal.
+func number(wording *regexp.Regexp, s string) int {
+	if m := wording.FindStringSubmatch(s); m != nil {
+		if n, err := strconv.ParseUint(m[1], 10, 8); err == nil {
+			return int(n)
+		}
+	}
+	return 0
 }
 
 // withAttempt refines an outcome by how the task's last attempt ended.

@@ -45,7 +45,7 @@ func describe(err error, fields map[string]reflect.StructField) (name, problem s
 
 // flatten takes joined errors apart.
 func flatten(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // joined errors themselves, not what they wrap
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // joined errors themselves, not what they wrap
 		var all []error
 		for _, e := range joined.Unwrap() {
 			all = append(all, flatten(e)...)

@@ -37,6 +37,8 @@ type Line struct {
 	Message   string    `json:"message"`
 	Verdict   string    `json:"verdict"`
 	Error     string    `json:"error"`
+	// Took is the handler's time, in seconds.
+	Took float64 `json:"took"`
 }
 
 // URL returns the function's address.

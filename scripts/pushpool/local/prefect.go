@@ -42,6 +42,9 @@ func (s *Stack) startPrefect(ctx context.Context, root string) (containers []str
 			"PATH=" + filepath.Join(venv, "bin") + ":/usr/bin:/bin", "HOME=" + s.dir, "WEATHER_URL=" + weather,
 			"PREFECT_HOME=" + filepath.Join(s.dir, "container"),
 		}
+		if s.LightFlow && err == nil {
+			containers, err = s.lightContainers(weather)
+		}
 		deploy = func(ctx context.Context) error { return s.deployFlow(ctx, root, venv) }
 	}
 	if err != nil {
@@ -139,17 +142,21 @@ func (s *Stack) prefectEnv(venv, home string) []string {
 	}
 }
 
-// startEmbedded starts the stand-in server, and makes a `prefect` for containers that runs the
-// stand-in flow.
+// startEmbedded starts the stand-in server.
 func (s *Stack) startEmbedded(weather string) (containers []string, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	server := prefecttest.New(prefecttest.Options{Scheduler: true})
 	s.later(server.Close)
 	s.apiURL = server.URL()
 	s.note("Prefect", s.apiURL+" (stand-in)")
+	return s.lightContainers(weather)
+}
+
+// lightContainers makes a `prefect` for containers that runs the stand-in flow.
+func (s *Stack) lightContainers(weather string) (containers []string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
 	bin := filepath.Join(s.dir, "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return nil, err

@@ -47,6 +47,8 @@ const secret = "the-local-stack-has-no-secrets"
 type Options struct {
 	// Embedded uses stand-ins for the Prefect server and the flow: no Python.
 	Embedded bool
+	// LightFlow uses the stand-in for the flow with a real server: it starts in milliseconds.
+	LightFlow bool
 	// Python makes Prefect's virtual environment; empty: one that is found.
 	Python string
 	// Port of the functions; 0: a free one.

@@ -1,0 +1,210 @@
+package cloudrun_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// failed returns the captured LogEntry of a failed execution, changed.
+func failed(t *testing.T, change func(entry, payload, status map[string]any)) []byte {
+	t.Helper()
+	data, err := os.ReadFile("testdata/failed-non-zero-exit.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entry map[string]any
+	if err := json.Unmarshal(data, &entry); err != nil {
+		t.Fatal(err)
+	}
+	payload := entry["protoPayload"].(map[string]any)
+	change(entry, payload, payload["response"].(map[string]any)["status"].(map[string]any))
+	data, err = json.Marshal(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func at(s string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+var captured = cloudrun.ExecutionName{Project: "example-project", Region: "us-east1", Job: "etl-jobs", Execution: "etl-jobs-crrgf"}
+
+func TestReadEntryReadsCaptures(t *testing.T) {
+	got, err := cloudrun.ReadEntry(failed(t, func(_, _, _ map[string]any) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.FlowRunID = "" // the capture is of another system
+	want := cloudrun.Entry{
+		Execution: captured, Complete: true, InsertID: "-s2vtedfvva",
+		Started: at("2025-05-30T15:30:03.390746Z"), Completed: at("2025-05-30T15:30:28.42504Z"),
+		Outcome: flowrun.Outcome{Kind: flowrun.ExitCode, Text: "Task etl-jobs-crrgf-task0 failed with message: The container exited with an error."},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("failed (-want +got):\n%s", diff)
+	}
+	payload, err := os.ReadFile("testdata/succeeded-protopayload-only.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = cloudrun.ReadEntry([]byte(`{"insertId":"i","protoPayload":` + string(payload) + `}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := cloudrun.ExecutionName{Project: "example-project-2", Region: "us-central1", Job: "loader", Execution: "loader-fqsn2"}
+	if got.Execution != name || got.Outcome.Kind != flowrun.Succeeded || !got.Complete {
+		t.Errorf("succeeded: %+v", got)
+	}
+}
+
+// TestReadEntryUnderstandsEveryWording holds what is known of Cloud Run's wordings, old and new.
+func TestReadEntryUnderstandsEveryWording(t *testing.T) {
+	for name, test := range map[string]struct {
+		code            int
+		reason, message string
+		cancelled       int
+		want            flowrun.Outcome
+	}{
+		"exit code, 2025":        {code: 10, reason: "NonZeroExitCode", message: "Task J-x-task0 failed with message: The container exited with an error.", want: flowrun.Outcome{Kind: flowrun.ExitCode}},
+		"exit code, 2026":        {code: 10, reason: "NonZeroExitCode", message: "Task J-x-task0 failed with exit code: 7 and message: The container exited with an error.", want: flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 7}},
+		"timeout, 2025":          {code: 4, message: "Task J-x-task0 failed with message: The configured timeout was reached.", want: flowrun.Outcome{Kind: flowrun.TimedOut}},
+		"timeout, 2026":          {code: 4, message: "Task J-x-task0 failed with exit code: 0 and message: The configured timeout was reached.", want: flowrun.Outcome{Kind: flowrun.TimedOut}},
+		"timeout by code alone":  {code: 4, message: "Something new.", want: flowrun.Outcome{Kind: flowrun.TimedOut}},
+		"timeout by text alone":  {code: 10, message: "The configured timeout was reached.", want: flowrun.Outcome{Kind: flowrun.TimedOut}},
+		"memory":                 {code: 10, message: "Task J-x-task0 failed with exit code: 0 and message: The configured memory limit was reached.", want: flowrun.Outcome{Kind: flowrun.OutOfMemory}},
+		"memory, as exit code":   {code: 8, reason: "NonZeroExitCode", message: "The configured memory limit was reached.", want: flowrun.Outcome{Kind: flowrun.OutOfMemory}},
+		"signal":                 {code: 10, message: "Task J-x-task0 failed with exit code: 0 and message: Container terminated on signal 11.", want: flowrun.Outcome{Kind: flowrun.Signal, Signal: 11}},
+		"cancelled by count":     {code: 1, message: "Execution J-x was cancelled.", cancelled: 1, want: flowrun.Outcome{Kind: flowrun.Cancelled}},
+		"cancelled by reason":    {code: 1, reason: "Cancelled", message: "?", want: flowrun.Outcome{Kind: flowrun.Cancelled}},
+		"cancelling":             {code: 1, reason: "Cancelling", message: "?", want: flowrun.Outcome{Kind: flowrun.Cancelled}},
+		"cancelled by text":      {code: 1, message: "Cancelled by user.", want: flowrun.Outcome{Kind: flowrun.Cancelled}},
+		"deleted":                {code: 1, reason: "Deleted", message: "?", want: flowrun.Outcome{Kind: flowrun.Deleted}},
+		"secret":                 {code: 10, message: "Secret Version [projects/p/secrets/s/versions/1] is in DISABLED state.", want: flowrun.Outcome{Kind: flowrun.Secret}},
+		"image":                  {code: 10, message: "Image 'gcr.io/p/i' not found.", want: flowrun.Outcome{Kind: flowrun.Image}},
+		"permission":             {code: 10, message: "Permission 'x' denied.", want: flowrun.Outcome{Kind: flowrun.Permission}},
+		"an unknown wording":     {code: 13, message: "Internal system error, system will retry.", want: flowrun.Outcome{Kind: flowrun.Platform}},
+		"no wording at all":      {code: 13, want: flowrun.Outcome{Kind: flowrun.Platform}},
+		"exit code out of range": {code: 10, message: "failed with exit code: 99999999999999999999", want: flowrun.Outcome{Kind: flowrun.Platform}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := failed(t, func(_, payload, status map[string]any) {
+				payload["status"] = map[string]any{"code": test.code}
+				status["cancelledCount"] = test.cancelled
+				status["conditions"] = []any{map[string]any{"type": "Completed", "status": "False", "reason": test.reason, "message": test.message}}
+			})
+			got, err := cloudrun.ReadEntry(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.want.Text = test.message // always kept for people
+			if diff := cmp.Diff(test.want, got.Outcome); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestReadEntryOfAPart(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(entry, payload, status map[string]any)
+		want   cloudrun.Entry
+	}{
+		"no response": {
+			change: func(_, payload, _ map[string]any) { delete(payload, "response") },
+			want:   cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva"},
+		},
+		"split": {
+			change: func(entry, payload, _ map[string]any) {
+				entry["split"] = map[string]any{"uid": "u", "index": 0, "totalSplits": 2}
+				delete(payload, "response")
+				delete(payload, "resourceName")
+			},
+			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva"},
+		},
+		"split, without a conclusion": {
+			change: func(entry, payload, status map[string]any) {
+				entry["split"] = map[string]any{"uid": "u", "index": 0, "totalSplits": 2}
+				delete(status, "conditions")
+				delete(status, "completionTime")
+				payload["response"].(map[string]any)["spec"] = nil
+			},
+			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva", Started: at("2025-05-30T15:30:03.390746Z")},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := cloudrun.ReadEntry(failed(t, test.change))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestReadEntryRefusesWhatIsNoCompletion(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(entry, payload, status map[string]any)
+	}{
+		"another log": {func(entry, _, _ map[string]any) {
+			entry["logName"] = "projects/p/logs/cloudaudit.googleapis.com%2Factivity"
+		}},
+		"another service": {func(_, payload, _ map[string]any) { payload["serviceName"] = "storage.googleapis.com" }},
+		"another method":  {func(_, payload, _ map[string]any) { payload["methodName"] = "/Jobs.UpdateJob" }},
+		"a job being created": {func(_, payload, _ map[string]any) {
+			payload["methodName"] = "/Jobs.CreateJob"
+			payload["severity"] = "INFO"
+		}},
+		"not completed yet": {func(_, _, status map[string]any) {
+			delete(status, "completionTime")
+			status["conditions"] = []any{map[string]any{"type": "Completed", "status": "Unknown"}}
+		}},
+		"nothing names the execution": {func(entry, payload, _ map[string]any) {
+			delete(entry, "labels")
+			delete(payload, "resourceName")
+			delete(payload, "response")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := failed(t, func(entry, payload, status map[string]any) {
+				entry["severity"] = "INFO"
+				test.change(entry, payload, status)
+			})
+			if got, err := cloudrun.ReadEntry(data); !errors.Is(err, cloudrun.ErrNotCompletion) {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	if _, err := cloudrun.ReadEntry([]byte("{")); err == nil || errors.Is(err, cloudrun.ErrNotCompletion) {
+		t.Errorf("not JSON: %v", err)
+	}
+}
+
+func TestExecutionNamesAreReadBack(t *testing.T) {
+	if got, err := cloudrun.ParseExecutionName(captured.String()); err != nil || got != captured {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, s := range []string{"", "projects/p/locations/r/jobs/j", "projects//locations/r/jobs/j/executions/e", captured.String() + "/x"} {
+		if got, err := cloudrun.ParseExecutionName(s); err == nil {
+			t.Errorf("%q is %v", s, got)
+		}
+	}
+	if s := (cloudrun.ExecutionName{}).String(); s != "" {
+		t.Errorf("the zero name is %q", s)
+	}
+}

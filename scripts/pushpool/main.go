@@ -54,7 +54,7 @@ type stackFlags struct {
 	Python     string        `help:"The Python to make Prefect's virtual environment with (3.10 to 3.13); found by itself if not given." placeholder:"PATH"`
 	Port       int           `help:"The port of the functions; 0 takes a free one." default:"0"`
 	EntryDelay time.Duration `help:"How long after an execution's end its audit log entry is published." default:"3s"`
-	Sweep      time.Duration `help:"How often the reconciler is called; once a minute when deployed." default:"10s"`
+	Sweep      time.Duration `help:"How often the reconciler is called; once a minute when deployed." default:"5s"`
 	Live       bool          `help:"Fetch the weather from the public API instead of a canned answer."`
 	Verbose    bool          `short:"v" help:"Show the functions' and the containers' log lines."`
 }

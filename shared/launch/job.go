@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,7 +25,7 @@ func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record
 	job, jobID, err := l.render(ctx, rec, fr)
 	if err == nil && repeated && rec.Region == "" {
 		// The ledger may have been lost between an earlier try and this one.
-		rec.Region, err = l.search(ctx, jobID, job.Region)
+		rec.Region, err = l.search(ctx, rec.LaunchID, jobID, job.Region)
 	}
 	if err != nil {
 		return l.failed(ctx, holder, rec, fr, err)
@@ -42,22 +44,31 @@ func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record
 		return l.failed(ctx, holder, rec, fr, err)
 	}
 	execution := cloudrun.ExecutionName{Project: l.cfg.Project, Region: job.Region, Job: jobID, Execution: jobID + "-" + cloudrun.Token}
-	_, err = l.apply(ctx, rec.FlowRunID, flowrun.Launched{Holder: holder, LaunchID: rec.LaunchID, ExecutionName: execution.String()})
-	if errors.Is(err, flowrun.ErrLost) {
-		// Another launch took its place while this one was under way: nothing may be left of it.
-		return l.settler.Look(ctx, holder, rec.FlowRunID)
+	// As Prefect's worker does: Prefect cancels nothing that has no infrastructure_pid, and a
+	// lost ledger is recovered by it.
+	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": jobID}); err != nil {
+		l.log.WarnContext(ctx, "infrastructure_pid was not set on the flow run; it is launched all the same",
+			"flow_run_id", fr.ID, "error", err)
+	}
+	rec, err = l.launched(ctx, rec, flowrun.Launched{Holder: holder, LaunchID: rec.LaunchID, ExecutionName: execution.String()})
+	if errors.Is(err, flowrun.ErrLost) || err == nil && rec.Status == flowrun.StatusAbandoned {
+		// While this was under way, another launch took its place, or it was to be stopped:
+		// nothing may be left of it.
+		return l.settler.Look(ctx, holder, fr.ID)
 	}
 	if err != nil && !errors.Is(err, flowrun.ErrDone) {
 		return err
 	}
 	l.log.InfoContext(ctx, "launched", "flow_run_id", rec.FlowRunID, "deployment_id", rec.DeploymentID,
 		"work_pool", rec.WorkPool, "execution", execution.String())
-	// As Prefect's worker does: Prefect cancels nothing that has no infrastructure_pid.
-	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": jobID}); err != nil {
-		l.log.WarnContext(ctx, "infrastructure_pid was not set on the flow run; it is launched all the same",
-			"flow_run_id", fr.ID, "error", err)
-	}
 	return nil
+}
+
+// launched records that the execution was made, even where the message's time is over.
+func (l *Launcher) launched(ctx context.Context, rec flowrun.Record, e flowrun.Launched) (flowrun.Record, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.CallTimeout)
+	defer cancel()
+	return l.apply(ctx, rec.FlowRunID, e)
 }
 
 // rendered is a job ready to be created.
@@ -99,6 +110,20 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 			Hint: fmt.Sprintf("they name project %q and this installation launches in %q; clear the work pool's `credentials`", r.Project, l.cfg.Project),
 		}
 	}
+	if r.ServiceAccountKey {
+		return rendered{}, "", &flowrun.Error{
+			Fault: flowrun.Permanent, Act: "use the credentials of work pool " + pool.Name,
+			Hint: "they hold the key of a service account, and jobs are created with this installation's own identity; " +
+				"clear the work pool's `credentials`, and name the identity of the flow with the job variable `service_account_name`",
+		}
+	}
+	if len(l.cfg.Regions) > 0 && !slices.Contains(l.cfg.Regions, r.Region) {
+		return rendered{}, "", &flowrun.Error{
+			Fault: flowrun.Permanent, Act: "launch in region " + r.Region,
+			Hint: fmt.Sprintf("this installation launches in %s only; change the job variable `region`, or add the region to the installation",
+				strings.Join(l.cfg.Regions, ", ")),
+		}
+	}
 	if err := l.cfg.Secrets.Apply(&r); err != nil {
 		return rendered{}, "", err
 	}
@@ -117,12 +142,13 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 
 // search returns the region that has the job of a launch whose region nobody recorded,
 // and none where no region has it.
-func (l *Launcher) search(ctx context.Context, jobID, region string) (string, error) {
+func (l *Launcher) search(ctx context.Context, id flowrun.LaunchID, jobID, region string) (string, error) {
 	for _, r := range append([]string{region}, l.cfg.Regions...) {
-		switch _, err := l.cloudRun.Job(ctx, r, jobID); {
-		case err == nil:
+		job, err := l.cloudRun.Job(ctx, r, jobID)
+		switch {
+		case err == nil && job.Labels[cloudrun.LabelLaunch] == string(id):
 			return r, nil
-		case flowrun.FaultOf(err) != flowrun.NotFound:
+		case err != nil && flowrun.FaultOf(err) != flowrun.NotFound:
 			return "", err
 		}
 	}

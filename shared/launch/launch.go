@@ -4,7 +4,6 @@ package launch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -49,7 +48,8 @@ type Config struct {
 	Project string
 	// Install is the installation's id, PROJECT/NAME; Name its name alone, which fits a label.
 	Install, Name string
-	// Regions are searched for a job whose region nobody recorded, beside the template's own.
+	// Regions are those that may be launched in, all if there are none: a job whose region
+	// nobody recorded is searched for in them.
 	Regions            []string
 	Lease, CallTimeout time.Duration
 	// LookAhead is how far ahead timers are set; what is due later is found by the sweep.
@@ -129,6 +129,11 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 		}
 		return l.messages.DispatchAt(ctx, fr.ID, at, "due")
 	}
+	if fr.RetryType() == inProcess {
+		if gone, err := l.reschedule(ctx, holder, fr); err != nil || !gone {
+			return acknowledge(err)
+		}
+	}
 	limited, err := l.catalog.Limited(ctx, fr.WorkPoolName)
 	if err != nil {
 		return err
@@ -139,60 +144,11 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 	return acknowledge(l.claim(ctx, holder, fr))
 }
 
-// Wake launches what Prefect says may start in the work pool now. One caller at a time
-// does it for a pool; the others leave a note that it has to be done again.
-func (l *Launcher) Wake(ctx context.Context, holder, pool string) error {
-	if !l.pools[pool] {
-		return nil
-	}
-	until := l.cfg.Now().Add(l.cfg.Lease)
-	granted := false
-	_, err := l.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
-		p, granted = p.Admit(holder, until, l.cfg.Now())
-		return p, nil
-	})
-	if err != nil || !granted {
-		return err
-	}
-	for {
-		if until.Sub(l.cfg.Now()) < 2*l.cfg.CallTimeout {
-			// The lease is nearly over: somebody goes on with a new one.
-			return l.messages.Freed(ctx, pool)
-		}
-		fctx, cancel := context.WithTimeout(ctx, until.Sub(l.cfg.Now())-l.cfg.CallTimeout)
-		failed := l.admitted(fctx, holder, pool)
-		cancel()
-		left := true
-		_, err := l.ledger.UpdatePool(context.WithoutCancel(ctx), pool, func(p flowrun.Pool) (flowrun.Pool, error) {
-			p, left = p.Leave(holder)
-			return p, nil
-		})
-		if err := errors.Join(failed, err); err != nil || left {
-			return err
-		}
-	}
-}
-
-// admitted launches the flow runs that Prefect returns as startable, in its order.
-func (l *Launcher) admitted(ctx context.Context, holder, pool string) error {
-	const most = 50
-	runs, err := l.flowRuns.ScheduledFlowRuns(ctx, pool, l.cfg.Now(), most)
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for i, fr := range runs {
-		fr.WorkPoolName = pool // Prefect leaves it out here
-		failed = append(failed, acknowledge(l.claim(ctx, fmt.Sprintf("%s/%d", holder, i), fr)))
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return errors.Join(failed...)
-}
-
 // claim makes the flow run ours in ledger and Prefect, then launches it.
 func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun) error {
+	if err := l.remember(ctx, holder, fr); err != nil {
+		return err
+	}
 	launchID := flowrun.NewLaunchID(l.cfg.Install, fr.ID, fr.StateID)
 	event := flowrun.Scheduled{
 		Lease: l.lease(holder), LaunchID: launchID, StateAt: stateAt(fr),
@@ -207,7 +163,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun)
 		event.Lease = l.lease(holder)
 		rec, err = l.apply(ctx, fr.ID, event)
 		if errors.Is(err, flowrun.ErrUnfinished) {
-			return nil // its container waits and tries again itself
+			return nil // it was not found, and is looked for once more before it is believed gone
 		}
 	}
 	if err != nil {
@@ -239,14 +195,6 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 		}
 		return l.messages.Dispatch(ctx, fr.ID) // renamed, to Late for one
 	}
-	if fr.RetryType() == "in_process" {
-		// The container that was to try again is gone, or it would have stood in the way above.
-		policy := fr.EmpiricalPolicy
-		policy["retry_type"] = "reschedule"
-		if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"empirical_policy": policy}); err != nil {
-			return err
-		}
-	}
 	answer, err := l.flowRuns.SetState(ctx, fr.ID, prefect.Proposal{
 		Type: flowrun.StatePending, Name: "Pending", Message: "Claimed by pushpool.", TransitionID: string(rec.LaunchID),
 	})
@@ -255,10 +203,10 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 		return l.discard(ctx, holder, rec)
 	case err != nil:
 		return err
-	case answer.Status == prefect.StatusAccept:
-		return l.launch(ctx, holder, rec, fr, false)
-	case ours(answer, rec.LaunchID):
-		return l.launch(ctx, holder, rec, fr, true)
+	case answer.Status == prefect.StatusAccept, ours(answer, rec.LaunchID):
+		// What comes of the launch is told about a flow run that is PENDING by now.
+		fr.StateType = flowrun.StatePending
+		return l.launch(ctx, holder, rec, fr, answer.Status != prefect.StatusAccept)
 	case answer.Status == prefect.StatusWait:
 		if err := l.messages.DispatchAt(ctx, fr.ID, l.cfg.Now().Add(answer.Delay), "wait"); err != nil {
 			return err
@@ -268,44 +216,6 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 	// or somebody else was faster.
 	l.log.InfoContext(ctx, "Prefect did not accept PENDING", "flow_run_id", fr.ID, "status", answer.Status, "reason", answer.Reason)
 	return l.discard(ctx, holder, rec)
-}
-
-// resume goes on with a launch that was claimed in Prefect and then interrupted.
-func (l *Launcher) resume(ctx context.Context, holder string, fr prefect.FlowRun) error {
-	rec, err := l.ledger.Get(ctx, fr.ID)
-	if err != nil {
-		return err
-	}
-	c, err := l.settler.Claim(ctx, fr, rec)
-	if err != nil || !c.Ours {
-		return err
-	}
-	rec, err = l.apply(ctx, fr.ID, flowrun.Scheduled{
-		Lease: l.lease(holder), LaunchID: c.LaunchID, StateAt: c.ScheduledStateAt,
-		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, DueAt: due(fr),
-	})
-	if err != nil {
-		return err
-	}
-	err = l.relaunch(ctx, holder, rec)
-	if err != nil {
-		settle.Release(ctx, l.ledger, l.log, holder, fr.ID, err, l.cfg.Now, l.cfg.CallTimeout)
-	}
-	return err
-}
-
-func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Record) error {
-	ctx, cancel := l.settler.Fence(ctx, rec)
-	defer cancel()
-	fr, err := l.flowRuns.FlowRun(ctx, rec.FlowRunID)
-	if err != nil {
-		return err
-	}
-	if fr.StateType != flowrun.StatePending || fr.State == nil || fr.State.Details.TransitionID != string(rec.LaunchID) {
-		// It moved on meanwhile; the record stays as it is for whoever settles it.
-		return flowrun.ErrDone
-	}
-	return l.launch(ctx, holder, rec, fr, true)
 }
 
 // discard gives up a candidate that Prefect did not accept.

@@ -224,6 +224,10 @@ func (s *Settler) freed(ctx context.Context, workPool string) error {
 // missing deals with a launch of which neither job nor execution is to be found.
 func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
 	now := s.cfg.Now()
+	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed {
+		// The launch was interrupted: resume it, which makes nothing that is there already.
+		return s.messages.Dispatch(ctx, rec.FlowRunID)
+	}
 	if rec.JobName == "" && c.Started && fr.StateType != flowrun.StateCancelling {
 		// The ledger was lost and Prefect was never told the job's name. Its end, which names
 		// the launch, settles it.
@@ -242,9 +246,6 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 	}
 	if attempted && now.Before(rec.MissingSince.Add(s.cfg.GoneAfter)) {
 		return s.later(ctx, rec, rec.MissingSince.Add(s.cfg.GoneAfter), "missing", "its execution was not found a moment ago")
-	}
-	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed {
-		return s.messages.Dispatch(ctx, rec.FlowRunID) // the launch was interrupted: resume it
 	}
 	kind := flowrun.Deleted
 	if fr.StateType == flowrun.StateCancelling || !attempted {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,17 +27,18 @@ var errNoPython = errors.New("there is no Python 3.10 to 3.13 here (name one wit
 func Venv(ctx context.Context, root string, r Release, python string, say func(string, ...any)) (string, error) {
 	dir := filepath.Join(root, ".cache", "prefect-"+r.Version)
 	requirements := filepath.Join(root, "scripts", "requirements", r.Requirements)
-	want, err := os.ReadFile(requirements)
+	list, err := os.ReadFile(requirements)
 	if err != nil {
 		return "", err
 	}
-	// The list of what was installed is written last, so a broken installation is made anew.
+	if python, err = FindPython(ctx, python); err != nil {
+		return "", err
+	}
+	// What was installed with which Python is written last, so a broken installation is made anew.
+	want := []byte(python + "\n" + string(list))
 	done := filepath.Join(dir, "installed.txt")
 	if have, err := os.ReadFile(done); err == nil && string(have) == string(want) {
 		return dir, nil
-	}
-	if python, err = FindPython(ctx, python); err != nil {
-		return "", err
 	}
 	say("installing Prefect %s into .cache (about 400 MB; once, one to four minutes)", r.Version)
 	if err := os.RemoveAll(dir); err != nil {
@@ -55,9 +57,9 @@ func Venv(ctx context.Context, root string, r Release, python string, say func(s
 // FindPython returns the first Python that Prefect runs with and that can make virtual
 // environments: python, or where that is empty one from the PATH.
 func FindPython(ctx context.Context, python string) (string, error) {
-	candidates := []string{"python3.12", "python3.11", "python3.13", "python3.10", "python3", "python"}
-	if python != "" {
-		candidates = []string{python}
+	candidates := []string{python}
+	if python == "" {
+		candidates = pythons()
 	}
 	const probe = "import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))"
 	for _, c := range candidates {
@@ -69,6 +71,20 @@ func FindPython(ctx context.Context, python string) (string, error) {
 		return "", fmt.Errorf("--python %s: it is not a Python 3.10 to 3.13 with the modules venv and ensurepip", python)
 	}
 	return "", errNoPython
+}
+
+// pythons returns where a Python can be, the best first. With 3.11 a Prefect server on SQLite
+// was seen to stand still for a minute under load, with 3.12 it never did. What pyenv has
+// installed counts whether or not it is switched on.
+func pythons() []string {
+	home, _ := os.UserHomeDir()
+	pyenv := cmp.Or(os.Getenv("PYENV_ROOT"), filepath.Join(home, ".pyenv"))
+	var all []string
+	for _, version := range []string{"3.12", "3.13", "3.11", "3.10"} {
+		installed, _ := filepath.Glob(filepath.Join(pyenv, "versions", version+".*", "bin", "python"))
+		all = append(append(all, "python"+version), installed...)
+	}
+	return append(all, "python3", "python")
 }
 
 // run runs a command and says every ten seconds that it goes on.

@@ -1,0 +1,360 @@
+package launch_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"cloud.google.com/go/run/apiv2/runpb"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/jobtemplate"
+	"github.com/pushpool/pushpool/shared/launch"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// TestAnInterruptedLaunchIsFinishedByTheNextDelivery holds that a flow run is executed once,
+// whatever call of the first delivery failed, whether or not it had taken effect, and whether
+// or not the ledger was lost afterwards.
+func TestAnInterruptedLaunchIsFinishedByTheNextDelivery(t *testing.T) {
+	unavailable := status.Error(codes.Unavailable, "the service is unavailable")
+	for name, fault := range map[string]func(r *rig){
+		"the answer to PENDING is lost":  func(r *rig) { r.onceLost() },
+		"CreateJob fails before it acts": func(r *rig) { r.answer("CreateJob", cloudruntest.Before, unavailable) },
+		"CreateJob fails after it acted": func(r *rig) { r.answer("CreateJob", cloudruntest.After, unavailable) },
+		"CreateJob takes longer than its deadline": func(r *rig) {
+			r.answer("CreateJob", cloudruntest.After, status.Error(codes.DeadlineExceeded, "context deadline exceeded"))
+		},
+		"a crash before the region is recorded": func(r *rig) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+				if strings.HasPrefix(req.URL.Path, "/api/deployments/") && req.Method == http.MethodGet {
+					r.ledger.down.Store(true)
+				}
+				return false
+			}
+		},
+		"a crash between CreateJob and its record": func(r *rig) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+				if method == "CreateJob" && phase == cloudruntest.After {
+					r.ledger.down.Store(true)
+				}
+				return nil
+			}
+		},
+	} {
+		for lost, lose := range map[string]bool{"the ledger is kept": false, "the ledger is lost": true} {
+			t.Run(name+", "+lost, func(t *testing.T) {
+				r := newRig(t)
+				fr := r.flowRun(prefect.NewFlowRun{})
+				fault(r)
+				if err := r.dispatch(fr.ID); err == nil {
+					t.Fatal("the first delivery was acknowledged")
+				}
+				r.mu.Lock()
+				r.prefectFault, r.cloudFault = nil, nil
+				r.mu.Unlock()
+				r.ledger.down.Store(false)
+				if lose {
+					r.ledger.lose()
+				}
+				r.later(lease) // where nobody gave it back
+				if !lose {
+					r.must(r.people.UpdateFlowRun(t.Context(), fr.ID, map[string]any{"name": "renamed"}))
+				}
+				r.must(r.dispatch(fr.ID))
+				r.launchedOnce(fr.ID)
+				r.must(r.dispatch(fr.ID))
+				r.launchedOnce(fr.ID)
+			})
+		}
+	}
+}
+
+// TestALaunchThatWasMadeIsRecorded holds that the ledger has it though the message's time is over.
+func TestALaunchThatWasMadeIsRecorded(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	ctx, cancel := context.WithCancel(t.Context())
+	r.mu.Lock()
+	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+		if req.Method == http.MethodPatch { // infrastructure_pid, after CreateJob
+			cancel()
+		}
+		return false
+	}
+	r.mu.Unlock()
+	r.must(r.launcher.Dispatch(ctx, r.holder(), fr.ID, r.now()))
+	r.launchedOnce(fr.ID)
+}
+
+// TestALaunchThatWasOvertakenIsUndone holds that what was made for a launch that had to be
+// stopped meanwhile does not stay.
+func TestALaunchThatWasOvertakenIsUndone(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.mu.Lock()
+	r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+		if method != "CreateJob" || phase != cloudruntest.After {
+			return nil
+		}
+		r.later(lease) // the answer takes longer than the lease
+		r.set(fr.ID, flowrun.StateCancelling)
+		for _, e := range []flowrun.Event{
+			flowrun.Taken{Lease: flowrun.Lease{Holder: "other", Until: r.now().Add(lease)}},
+			flowrun.Abandon{Holder: "other", Reason: "cancelled"}, flowrun.Released{Holder: "other"},
+		} {
+			_, err := r.ledger.Update(t.Context(), fr.ID, func(rec flowrun.Record) (flowrun.Record, error) { return flowrun.Apply(rec, e, r.now()) })
+			r.must(err)
+		}
+		return nil
+	}
+	r.mu.Unlock()
+	r.must(r.dispatch(fr.ID))
+	r.over(fr.ID)
+	if x := r.executions(fr.ID); len(x) != 1 || x[0].State != cloudruntest.Cancelled {
+		t.Errorf("%+v, want it cancelled", x)
+	}
+}
+
+// TestTheLedgerFollowsPrefect holds that a launch of ours that Prefect has and the ledger does
+// not is finished, although the ledger has another one under way.
+func TestTheLedgerFollowsPrefect(t *testing.T) {
+	r := newRig(t)
+	fr := r.running()
+	r.kill(fr.ID)
+	r.set(fr.ID, flowrun.StateCrashed, flowrun.StateScheduled)
+	second := launchID(r.read(fr.ID))
+	_, err := r.people.SetState(t.Context(), fr.ID, prefect.Proposal{Type: flowrun.StatePending, TransitionID: string(second)})
+	r.must(err)
+	r.messages.take()
+	r.must(r.dispatch(fr.ID))
+	if diff := cmp.Diff([]sent{{FlowRunID: fr.ID}}, r.messages.take()); diff != "" {
+		t.Fatal(diff)
+	}
+	r.must(r.dispatch(fr.ID))
+	if rec := r.record(fr.ID); rec.LaunchID != second || rec.Status != flowrun.StatusLaunched || len(r.executions(fr.ID)) != 2 {
+		t.Errorf("the ledger has %s %s, %d executions, want %s launched", rec.LaunchID, rec.Status, len(r.executions(fr.ID)), second)
+	}
+}
+
+// TestALiveLeaseIsWaitedFor holds that a second delivery does nothing while the first may be at it.
+func TestALiveLeaseIsWaitedFor(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.Before, status.Error(codes.Unavailable, "the service is unavailable"))
+	if err := r.dispatch(fr.ID); err == nil {
+		t.Fatal("the first delivery was acknowledged")
+	}
+	r.must(r.dispatch(fr.ID)) // the request may still be under way
+	if got := len(r.executions(fr.ID)); got != 0 {
+		t.Fatalf("%d executions while the first request may be under way, want none", got)
+	}
+	r.later(callTimeout)
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
+}
+
+// TestAnInterruptedLaunchIsFoundInAnotherRegion holds that with the ledger lost a launch is not
+// made again in the region that the template names by now.
+func TestAnInterruptedLaunchIsFoundInAnotherRegion(t *testing.T) {
+	r := newRig(t, func(c *launch.Config) { c.Regions = []string{region, "europe-west1"} })
+	r.deployed = r.deploy(prefect.NewDeployment{FlowID: r.deployed.FlowID, Name: "eu", WorkPool: "etl", JobVariables: map[string]any{"region": "europe-west1"}})
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
+	if err := r.dispatch(fr.ID); err == nil {
+		t.Fatal("the first delivery was acknowledged")
+	}
+	r.ledger.lose()
+	r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"region": region}})
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
+	if got := r.record(fr.ID).Region; got != "europe-west1" {
+		t.Errorf("region %s, want europe-west1, where it was made", got)
+	}
+}
+
+// TestAForeignJobOfTheSameNameIsNotTakenForOurs holds that such a launch crashes with both named.
+func TestAForeignJobOfTheSameNameIsNotTakenForOurs(t *testing.T) {
+	for name, lose := range map[string]bool{"found at once": false, "found after the ledger was lost": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun(prefect.NewFlowRun{Name: "mine"})
+			job := &runpb.Job{Template: &runpb.ExecutionTemplate{Template: &runpb.TaskTemplate{Containers: []*runpb.Container{{Image: "i", Command: []string{"true"}}}}}}
+			cloudrun.SetLabels(job, map[string]string{cloudrun.LabelLaunch: "theirs"})
+			r.must(r.cloudRun.CreateJob(t.Context(), cloudrun.Launch{Region: region, JobID: jobtemplate.JobID("mine", launchID(fr)), Token: cloudrun.Token, Job: job}))
+			if lose {
+				_, err := r.people.SetState(t.Context(), fr.ID, prefect.Proposal{Type: flowrun.StatePending, TransitionID: string(launchID(fr))})
+				r.must(err)
+			}
+			r.must(r.dispatch(fr.ID))
+			r.crashed(fr.ID, "theirs", string(launchID(fr)))
+		})
+	}
+}
+
+// crashed fails the test unless the flow run is CRASHED with a message that contains the
+// words, and the ledger says so.
+func (r *rig) crashed(id string, words ...string) {
+	r.t.Helper()
+	fr := r.read(id)
+	if fr.StateType != flowrun.StateCrashed {
+		r.t.Fatalf("the flow run is %s, want CRASHED", fr.StateType)
+	}
+	for _, w := range words {
+		if !strings.Contains(fr.State.Message, w) {
+			r.t.Errorf("the message does not say %q: %s", w, fr.State.Message)
+		}
+	}
+	if rec := r.record(id); rec.Status != flowrun.StatusRejected || rec.ReportedAt.IsZero() || rec.LeaseHolder != "" {
+		r.t.Errorf("the ledger has %s reported at %s, held by %q, want Rejected, reported and given back", rec.Status, rec.ReportedAt, rec.LeaseHolder)
+	}
+}
+
+// TestWhatCanNeverBeLaunchedCrashes holds that the flow's author reads in Prefect what to change.
+func TestWhatCanNeverBeLaunchedCrashes(t *testing.T) {
+	for name, tt := range map[string]struct {
+		pool  map[string]any // the template's variables, as defaults
+		run   map[string]any
+		cloud error
+		words []string
+	}{
+		"a job variable of the wrong type": {pool: map[string]any{"timeout": "soon"}, words: []string{"timeout"}},
+		"a block that does not exist":      {pool: map[string]any{"image": "{{ prefect.blocks.secret.nowhere }}"}, words: []string{"nowhere"}},
+		"a permission that is missing":     {cloud: status.Error(codes.PermissionDenied, "Permission 'iam.serviceaccounts.actAs' denied"), words: []string{"actAs", "serviceAccountUser"}},
+		"a job that Cloud Run refuses":     {cloud: status.Error(codes.InvalidArgument, "Violation in cpu"), words: []string{"Violation in cpu", "job variables"}},
+		"the key of a service account": {
+			pool:  map[string]any{"credentials": map[string]any{"service_account_info": map[string]any{"project_id": "project", "private_key": "k"}}},
+			words: []string{"`credentials`", "service_account_name"},
+		},
+		"another project": {
+			pool:  map[string]any{"credentials": map[string]any{"project": "elsewhere"}},
+			words: []string{"elsewhere", "`credentials`"},
+		},
+		"a region that is not the installation's": {pool: map[string]any{"region": "mars-north1"}, words: []string{"mars-north1", region}},
+		"a credential in clear": {
+			run: map[string]any{"env": map[string]any{"PREFECT_API_KEY": "pnu_123"}}, words: []string{"PREFECT_API_KEY"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			if tt.pool != nil {
+				changed := template()
+				configuration := changed["job_configuration"].(map[string]any)
+				for k, v := range tt.pool {
+					if k == "image" {
+						changed["variables"].(map[string]any)["properties"].(map[string]any)["image"].(map[string]any)["default"] = v
+						continue
+					}
+					configuration[k] = v
+				}
+				r.patch("/work_pools/etl", map[string]any{"base_job_template": changed})
+			}
+			fr := r.flowRun(prefect.NewFlowRun{JobVariables: tt.run})
+			if tt.cloud != nil {
+				r.answer("CreateJob", cloudruntest.Before, tt.cloud)
+			}
+			r.must(r.dispatch(fr.ID))
+			r.crashed(fr.ID, append(tt.words, "Failed to submit flow run to infrastructure")...)
+			if got := r.read(fr.ID).State.Message; strings.Contains(got, "pnu_123") {
+				t.Errorf("the message shows a secret: %s", got)
+			}
+			r.must(r.dispatch(fr.ID)) // and stays so
+			r.crashed(fr.ID)
+			if got := len(r.executions(fr.ID)); got != 0 {
+				t.Errorf("%d executions, want none", got)
+			}
+		})
+	}
+}
+
+// TestWithoutCapacityAFlowRunIsPutBack holds that Prefect shows why it waits, and that it is launched later.
+func TestWithoutCapacityAFlowRunIsPutBack(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.Before, status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Write requests'"))
+	before := r.now()
+	r.must(r.dispatch(fr.ID))
+	back := r.read(fr.ID)
+	if got := r.state(fr.ID); got != "SCHEDULED/AwaitingCapacity" || !strings.Contains(back.State.Message, "Quota exceeded") {
+		t.Fatalf("%s %q, want AwaitingCapacity with the reason", got, back.State.Message)
+	}
+	if at := *back.NextScheduledStartTime; at.Before(before.Add(30*time.Second)) || at.After(r.now().Add(90*time.Second)) {
+		t.Errorf("it is tried again at %s, want a minute from %s, give or take a half", at, before)
+	}
+	if rec := r.record(fr.ID); rec.Status != flowrun.StatusFinished || rec.ReportedAt.IsZero() || rec.LeaseHolder != "" {
+		t.Errorf("the ledger has %+v, want it finished, reported and given back", rec)
+	}
+	r.must(r.dispatch(fr.ID))
+	if diff := cmp.Diff([]sent{{FlowRunID: fr.ID, At: *back.NextScheduledStartTime, Cause: "due"}}, r.messages.take()); diff != "" {
+		t.Error(diff)
+	}
+	r.later(2 * time.Minute)
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
+	if rec := r.record(fr.ID); rec.LaunchID != launchID(back) || len(rec.Previous) != 1 {
+		t.Errorf("launch %s after %d others, want a new one, %s, after the one put back", rec.LaunchID, len(rec.Previous), launchID(back))
+	}
+}
+
+// TestAVerdictThatPrefectMissedIsTold holds that the next delivery tells it, once.
+func TestAVerdictThatPrefectMissedIsTold(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code codes.Code
+		lost bool // only the answer; the proposal took effect
+		want string
+	}{
+		"put back":                      {codes.ResourceExhausted, false, "SCHEDULED/AwaitingCapacity"},
+		"rejected":                      {codes.PermissionDenied, false, "CRASHED/Crashed"},
+		"put back, the answer was lost": {codes.ResourceExhausted, true, "SCHEDULED/AwaitingCapacity"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun(prefect.NewFlowRun{})
+			r.answer("CreateJob", cloudruntest.Before, status.Error(tt.code, "no"))
+			r.mu.Lock()
+			proposals := 0
+			r.prefectFault = func(_ http.ResponseWriter, req *http.Request, next http.Handler) bool {
+				if strings.HasSuffix(req.URL.Path, "/set_state") {
+					if proposals++; proposals == 2 {
+						if tt.lost {
+							next.ServeHTTP(httptest.NewRecorder(), req)
+						}
+						panic(http.ErrAbortHandler)
+					}
+				}
+				return false
+			}
+			r.mu.Unlock()
+			if err := r.dispatch(fr.ID); err == nil {
+				t.Fatal("the first delivery was acknowledged")
+			}
+			if got := r.state(fr.ID); (got == "PENDING/Pending") == tt.lost {
+				t.Fatalf("%s after a proposal that took effect: %t", got, tt.lost)
+			}
+			r.later(2 * lease)
+			r.must(r.dispatch(fr.ID))
+			if tt.lost { // it is due again
+				r.launchedOnce(fr.ID)
+				return
+			}
+			if got := r.state(fr.ID); got != tt.want || len(r.executions(fr.ID)) != 0 {
+				t.Errorf("%s with %d executions, want %s with none", got, len(r.executions(fr.ID)), tt.want)
+			}
+			if rec := r.record(fr.ID); rec.ReportedAt.IsZero() {
+				t.Error("the ledger does not know that Prefect was told")
+			}
+		})
+	}
+}

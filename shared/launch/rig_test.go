@@ -1,0 +1,370 @@
+package launch_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/launch"
+	"github.com/pushpool/pushpool/shared/ledger"
+	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
+	"github.com/pushpool/pushpool/shared/settle"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
+}
+
+const (
+	project, install, region = "project", "project/pushpool", "us-central1"
+	lease, callTimeout       = 75 * time.Second, 20 * time.Second
+)
+
+// rig is Prefect's rules, Cloud Run's emulator, a ledger and a launcher between them.
+type rig struct {
+	t        *testing.T
+	people   *prefect.Client // what people, flows and workers do
+	prefect  *prefect.Client // what the launcher does
+	flowRuns launch.FlowRuns // the launcher's, if it is not prefect itself
+	cloudRun *cloudrun.Client
+	emulator *cloudruntest.Server
+	ledger   *fallibleLedger
+	messages *outbox
+	ahead    atomic.Int64 // of the real clock
+	deployed prefect.Deployment
+	settler  *settle.Settler
+	launcher *launch.Launcher
+	apiURL   string
+	calls    atomic.Int32 // of the launcher and the settler to Prefect
+
+	mu           sync.Mutex
+	prefectFault func(w http.ResponseWriter, r *http.Request, next http.Handler) (answered bool)
+	cloudFault   func(method string, phase cloudruntest.Phase) error
+}
+
+// newRig starts a rig whose work pool "etl" runs commands of a shell, `sleep 600` if none is given.
+func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
+	server := prefecttest.New(prefecttest.Options{Now: r.now, Intercept: r.onPrefect})
+	t.Cleanup(server.Close)
+	r.apiURL = server.URL()
+	emulator, err := cloudruntest.Start(cloudruntest.Options{
+		Env: []string{"PATH=/usr/bin:/bin"}, StopGrace: time.Second,
+		Intercept: func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
+			return r.onCloudRun(method, phase)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(emulator.Close)
+	r.emulator = emulator
+	if r.cloudRun, err = cloudrun.New(t.Context(), project, emulator.ClientOptions()...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.cloudRun.Close() })
+	r.people, r.prefect = r.client(nil), r.client(func(string, string, int, time.Duration) { r.calls.Add(1) })
+	r.must(r.people.CreateWorkPool(t.Context(), "etl", "cloud-run-v2", template()))
+	flow, err := r.people.CreateFlow(t.Context(), "flow")
+	r.must(err)
+	r.deployed = r.deploy(prefect.NewDeployment{FlowID: flow.ID, Name: "prod", WorkPool: "etl"})
+	log := slog.New(slog.DiscardHandler)
+	r.settler = settle.New(r.prefect, r.cloudRun, r.ledger, r.messages, log, settle.Config{
+		Project: project, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
+		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Now: r.now,
+	})
+	cfg := launch.Config{
+		Project: project, Install: install, Name: "pushpool", Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
+		LookAhead: 150 * time.Second, EarlyRead: 30 * time.Second, PutBackFor: time.Minute, Now: r.now,
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.ledger, r.settler, r.messages, log, []string{"etl"}, cfg)
+	r.flowRuns = r.prefect
+	return r
+}
+
+func (r *rig) client(onCall func(method, path string, status int, took time.Duration)) *prefect.Client {
+	r.t.Helper()
+	c, err := prefect.New(prefect.Config{
+		APIURL: r.apiURL, RequestsPerMinute: 60_000, OnCall: onCall,
+		HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+	})
+	r.must(err)
+	return c
+}
+
+// template is a base job template as small as Cloud Run allows.
+func template() map[string]any {
+	type m = map[string]any
+	return m{
+		"job_configuration": m{
+			"name": "{{ name }}", "region": "{{ region }}", "labels": "{{ labels }}", "env": "{{ env }}", "credentials": "{{ credentials }}",
+			"command": "{{ command }}", "timeout": "{{ timeout }}",
+			"job_body": m{"template": m{"template": m{
+				"maxRetries": 0, "timeout": "{{ timeout }}", "serviceAccount": "{{ service_account_name }}",
+				"containers": []any{m{"image": "{{ image }}", "command": "{{ command }}", "env": []any{}}},
+			}}},
+		},
+		"variables": m{"type": "object", "properties": m{
+			"name": m{"type": "string"}, "region": m{"type": "string", "default": region}, "labels": m{"type": "object"}, "env": m{"type": "object"},
+			"command": m{"type": "string", "default": "sleep 600"}, "timeout": m{"type": "integer", "default": 600},
+			"image": m{"type": "string", "default": "flows"}, "service_account_name": m{"type": "string"}, "credentials": m{"type": "object"},
+		}},
+	}
+}
+
+func (r *rig) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) now() time.Time         { return time.Now().Add(time.Duration(r.ahead.Load())) }
+func (r *rig) later(by time.Duration) { r.ahead.Add(int64(by)) }
+func (r *rig) holder() string         { return uuid.NewString() }
+func (r *rig) dispatch(id string) error {
+	return r.launcher.Dispatch(r.t.Context(), r.holder(), id, r.now())
+}
+func (r *rig) wake() error { return r.launcher.Wake(r.t.Context(), r.holder(), "etl") }
+func (r *rig) record(id string) flowrun.Record {
+	rec, err := r.ledger.Memory.Get(r.t.Context(), id)
+	r.must(err)
+	return rec
+}
+
+func (r *rig) deploy(n prefect.NewDeployment) prefect.Deployment {
+	r.t.Helper()
+	d, err := r.people.CreateDeployment(r.t.Context(), n)
+	r.must(err)
+	return d
+}
+
+// flowRun creates a flow run of the deployment.
+func (r *rig) flowRun(n prefect.NewFlowRun) prefect.FlowRun {
+	r.t.Helper()
+	fr, _, err := r.people.CreateFlowRun(r.t.Context(), r.deployed.ID, n)
+	r.must(err)
+	return r.read(fr.ID)
+}
+
+func (r *rig) read(id string) prefect.FlowRun {
+	r.t.Helper()
+	fr, err := r.people.FlowRun(r.t.Context(), id)
+	r.must(err)
+	return fr
+}
+
+// state returns the flow run's state as TYPE/Name.
+func (r *rig) state(id string) string {
+	r.t.Helper()
+	fr := r.read(id)
+	return string(fr.StateType) + "/" + fr.StateName
+}
+
+// set proposes states for the flow run, as its container or a person does.
+func (r *rig) set(id string, states ...flowrun.StateType) {
+	r.t.Helper()
+	for _, s := range states {
+		_, err := r.people.SetState(r.t.Context(), id, prefect.Proposal{Type: s})
+		r.must(err)
+	}
+}
+
+// retries gives the flow run retries, as its flow does.
+func (r *rig) retries(id string, n int) {
+	r.t.Helper()
+	r.must(r.people.UpdateFlowRun(r.t.Context(), id, map[string]any{"empirical_policy": map[string]any{"retries": n, "retry_delay": 0}}))
+}
+
+// ended tells the settler that the flow run's last execution ended.
+func (r *rig) ended(id string, o flowrun.Outcome) error {
+	r.t.Helper()
+	rec := r.record(id)
+	name, err := cloudrun.ParseExecutionName(rec.ExecutionName)
+	r.must(err)
+	return r.settler.Ended(r.t.Context(), r.holder(), id, settle.Ending{LaunchID: rec.LaunchID, Execution: name, Outcome: o, EndedAt: r.now()})
+}
+
+// shortLease is just longer than the part of a lease in which no call is made.
+func shortLease(c *launch.Config) { c.Lease = callTimeout/2 + 200*time.Millisecond }
+
+// launchID is the id of the launch that answers the flow run's present state.
+func launchID(fr prefect.FlowRun) flowrun.LaunchID {
+	return flowrun.NewLaunchID(install, fr.ID, fr.StateID)
+}
+
+// patch changes an object of Prefect as the user interface does.
+func (r *rig) patch(path string, fields map[string]any) {
+	r.t.Helper()
+	body, err := json.Marshal(fields)
+	r.must(err)
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodPatch, r.apiURL+path, bytes.NewReader(body))
+	r.must(err)
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	r.must(err)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		r.t.Fatalf("PATCH %s: %s", path, resp.Status)
+	}
+}
+
+// executions are those of a flow run, alive and ended.
+func (r *rig) executions(id string) (all []cloudruntest.Execution) {
+	for _, x := range r.emulator.Executions() {
+		if x.Labels[cloudrun.LabelFlowRun] == id {
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
+// launchedOnce fails the test unless the flow run is PENDING with one execution, as recorded.
+func (r *rig) launchedOnce(id string) {
+	r.t.Helper()
+	x := r.executions(id)
+	if got := r.state(id); got != "PENDING/Pending" || len(x) != 1 {
+		r.t.Fatalf("the flow run is %s with %d executions, want PENDING with one", got, len(x))
+	}
+	rec := r.record(id)
+	if rec.Status != flowrun.StatusLaunched || rec.ExecutionName != x[0].Name || rec.LeaseHolder != "" {
+		r.t.Errorf("the ledger has %s %q held by %q, want Launched %q, held by nobody", rec.Status, rec.ExecutionName, rec.LeaseHolder, x[0].Name)
+	}
+}
+
+// FlowRun and the methods below are launch.FlowRuns, so that a test can put something between.
+func (r *rig) FlowRun(ctx context.Context, id string) (prefect.FlowRun, error) {
+	return r.flowRuns.FlowRun(ctx, id)
+}
+
+func (r *rig) SetState(ctx context.Context, id string, p prefect.Proposal) (prefect.Answer, error) {
+	return r.flowRuns.SetState(ctx, id, p)
+}
+
+func (r *rig) UpdateFlowRun(ctx context.Context, id string, fields map[string]any) error {
+	return r.flowRuns.UpdateFlowRun(ctx, id, fields)
+}
+
+func (r *rig) ScheduledFlowRuns(ctx context.Context, pool string, before time.Time, limit int) ([]prefect.FlowRun, error) {
+	return r.flowRuns.ScheduledFlowRuns(ctx, pool, before, limit)
+}
+
+func (r *rig) onPrefect(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	r.mu.Lock()
+	fault := r.prefectFault
+	r.mu.Unlock()
+	if fault == nil || !fault(w, req, next) {
+		next.ServeHTTP(w, req)
+	}
+}
+
+func (r *rig) onCloudRun(method string, phase cloudruntest.Phase) error {
+	r.mu.Lock()
+	fault := r.cloudFault
+	r.mu.Unlock()
+	if fault == nil {
+		return nil
+	}
+	return fault(method, phase)
+}
+
+// onceLost loses Prefect's answer to the next proposal of a state, which takes effect.
+func (r *rig) onceLost() {
+	var done atomic.Bool
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, next http.Handler) bool {
+		if !strings.HasSuffix(req.URL.Path, "/set_state") || done.Swap(true) {
+			return false
+		}
+		next.ServeHTTP(httptest.NewRecorder(), req)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// answer makes Cloud Run answer the next call of a method with an error.
+func (r *rig) answer(method string, phase cloudruntest.Phase, err error) {
+	var done atomic.Bool
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cloudFault = func(m string, p cloudruntest.Phase) error {
+		if m != method || p != phase || done.Swap(true) {
+			return nil
+		}
+		return err
+	}
+}
+
+// fallibleLedger is a ledger that can be lost or out of reach.
+type fallibleLedger struct {
+	*ledger.Memory
+	down atomic.Bool
+}
+
+var errDown = errors.New("the ledger cannot be reached")
+
+func (l *fallibleLedger) Update(ctx context.Context, id string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error) {
+	if l.down.Load() {
+		return flowrun.Record{}, errDown
+	}
+	return l.Memory.Update(ctx, id, change)
+}
+
+// lose forgets everything.
+func (l *fallibleLedger) lose() { l.Memory = ledger.NewMemory() }
+
+// outbox keeps what was sent.
+type outbox struct {
+	mu   sync.Mutex
+	sent []sent
+}
+
+// sent is a message: to look at a flow run, at a time if it is not zero, or that a slot came free.
+type sent struct {
+	FlowRunID, Cause, Freed string
+	At                      time.Time
+}
+
+func (o *outbox) add(s sent) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sent = append(o.sent, s)
+	return nil
+}
+
+// take returns what was sent since it was last called.
+func (o *outbox) take() []sent {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.sent
+	o.sent = nil
+	return s
+}
+
+func (o *outbox) Dispatch(_ context.Context, id string) error { return o.add(sent{FlowRunID: id}) }
+
+func (o *outbox) DispatchAt(_ context.Context, id string, at time.Time, cause string) error {
+	return o.add(sent{FlowRunID: id, At: at, Cause: cause})
+}
+
+func (o *outbox) Freed(_ context.Context, pool string) error { return o.add(sent{Freed: pool}) }

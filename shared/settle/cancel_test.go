@@ -1,0 +1,201 @@
+package settle_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// TestCancellingIsLeftToTheFlowThatListens holds that only `prefect flow-run execute`, once it
+// runs, gets the grace; every other execution is stopped at once.
+func TestCancellingIsLeftToTheFlowThatListens(t *testing.T) {
+	for name, tt := range map[string]struct {
+		command []string
+		was     flowrun.StateType
+		grace   bool
+	}{
+		"it listens":             {[]string{"prefect", "flow-run", "execute"}, flowrun.StateRunning, true},
+		"it listens in a shell":  {[]string{"sh", "-c", "prefect flow-run execute"}, flowrun.StateRunning, true},
+		"it does not listen yet": {[]string{"prefect", "flow-run", "execute"}, flowrun.StatePending, false},
+		"it never listens":       {[]string{"python", "-m", "prefect.engine"}, flowrun.StateRunning, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun()
+			l := r.launch(fr.ID, tt.command...)
+			r.bring(fr.ID, tt.was)
+			r.set(fr.ID, flowrun.StateCancelling)
+			until := r.now().Add(cancelGrace)
+			r.must(r.look(fr.ID))
+			if tt.grace {
+				r.later(cancelGrace / 2)
+				r.must(r.look(fr.ID))
+				at := sent{FlowRunID: fr.ID, At: until, Cause: "cancel"}
+				if diff := cmp.Diff([]sent{at, at}, r.messages.take()); diff != "" || r.cloudRun.stopped != nil {
+					t.Fatalf("stopped %v: %s", r.cloudRun.stopped, diff)
+				}
+				r.later(cancelGrace / 2)
+				r.must(r.look(fr.ID))
+			}
+			if diff := cmp.Diff([]string{"cancel " + executionOf(l).Execution}, r.cloudRun.stopped); diff != "" {
+				t.Error(diff)
+			}
+			if got := r.state(fr.ID); got != flowrun.StateCancelling {
+				t.Fatalf("%s before its execution is over, want CANCELLING", got)
+			}
+			r.cloudRun.end(l, flowrun.Cancelled, r.now())
+			r.must(r.look(fr.ID))
+			if got := r.state(fr.ID); got != flowrun.StateCancelled {
+				t.Errorf("%s, want CANCELLED", got)
+			}
+		})
+	}
+}
+
+// TestCancellingWhatHasNotStarted holds that nothing of it starts any more.
+func TestCancellingWhatHasNotStarted(t *testing.T) {
+	t.Run("a job that is being made is deleted, and CANCELLED told when it is gone", func(t *testing.T) {
+		for _, lost := range []bool{false, true} {
+			r := newRig(t)
+			fr := r.flowRun()
+			l := r.launch(fr.ID)
+			r.cloudRun.unstarted(l, cloudrun.Job{Reconciling: true})
+			r.set(fr.ID, flowrun.StateCancelling)
+			if lost {
+				r.ledger.lose()
+			}
+			r.must(r.look(fr.ID))
+			if diff := cmp.Diff([]string{"delete " + region + "/" + l.JobName}, r.cloudRun.stopped); diff != "" {
+				t.Errorf("ledger lost %t: %s", lost, diff)
+			}
+			r.must(r.look(fr.ID))
+			if got := r.state(fr.ID); got != flowrun.StateCancelling {
+				t.Fatalf("ledger lost %t: %s, want CANCELLING until it is surely gone", lost, got)
+			}
+			r.later(grace)
+			r.must(r.look(fr.ID))
+			if got := r.state(fr.ID); got != flowrun.StateCancelled {
+				t.Errorf("ledger lost %t: %s, want CANCELLED", lost, got)
+			}
+		}
+	})
+	t.Run("a launch that tried nothing yet is CANCELLED at once", func(t *testing.T) {
+		r := newRig(t)
+		fr := r.flowRun()
+		r.claimed(fr.ID)
+		r.set(fr.ID, flowrun.StateCancelling)
+		r.must(r.look(fr.ID))
+		if got := r.state(fr.ID); got != flowrun.StateCancelled {
+			t.Errorf("%s, want CANCELLED", got)
+		}
+	})
+	t.Run("a flow run that waits for its next launch is CANCELLED at once", func(t *testing.T) {
+		r := newRig(t)
+		fr := r.flowRun()
+		l := r.launch(fr.ID)
+		r.bring(fr.ID, flowrun.StateCrashed)
+		r.must(r.ended(fr.ID, l, flowrun.ExitCode))
+		r.set(fr.ID, flowrun.StateScheduled, flowrun.StateCancelling)
+		if got := r.state(fr.ID); got != flowrun.StateCancelling {
+			t.Fatalf("%s, want CANCELLING: Prefect takes the last launch's infrastructure_pid for its own", got)
+		}
+		r.must(r.look(fr.ID))
+		if got := r.state(fr.ID); got != flowrun.StateCancelled {
+			t.Errorf("%s, want CANCELLED", got)
+		}
+	})
+}
+
+// TestTheDyingEnginesCrashIsACancellation holds that CRASHED becomes CANCELLED where it came after our signal, and only there.
+func TestTheDyingEnginesCrashIsACancellation(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cancel bool
+		want   flowrun.StateType
+	}{
+		"after we stopped it": {true, flowrun.StateCancelled}, "by itself": {false, flowrun.StateCrashed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun()
+			l := r.launch(fr.ID, "python", "-m", "prefect.engine")
+			r.bring(fr.ID, flowrun.StateRunning)
+			if tt.cancel {
+				r.set(fr.ID, flowrun.StateCancelling)
+				r.must(r.look(fr.ID))
+			}
+			r.later(time.Second)
+			r.force(fr.ID, flowrun.StateCrashed)
+			r.later(time.Second)
+			r.must(r.ended(fr.ID, l, flowrun.Cancelled))
+			if got := r.state(fr.ID); got != tt.want {
+				t.Errorf("%s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestAFlowRunDeletedInPrefect holds that what it left behind is stopped, and that nobody is told.
+func TestAFlowRunDeletedInPrefect(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before func(r *rig, l flowrun.Launch)
+		event  bool
+		stops  func(l flowrun.Launch) []string
+		status flowrun.Status
+	}{
+		"its execution is alive": {
+			func(*rig, flowrun.Launch) {}, false,
+			func(l flowrun.Launch) []string { return []string{"cancel " + executionOf(l).Execution} }, flowrun.StatusAbandoned,
+		},
+		"its job is being made": {
+			func(r *rig, l flowrun.Launch) { r.cloudRun.unstarted(l, cloudrun.Job{Reconciling: true}) }, false,
+			func(l flowrun.Launch) []string { return []string{"delete " + region + "/" + l.JobName} }, flowrun.StatusAbandoned,
+		},
+		"its execution ended": {
+			func(r *rig, l flowrun.Launch) { r.cloudRun.end(l, flowrun.ExitCode, r.now()) }, false,
+			func(flowrun.Launch) []string { return nil }, flowrun.StatusFinished,
+		},
+		"its execution's end is told": {func(*rig, flowrun.Launch) {}, true, func(flowrun.Launch) []string { return nil }, flowrun.StatusFinished},
+		"its execution is gone":       {func(r *rig, l flowrun.Launch) { r.cloudRun.vanish(l) }, false, func(flowrun.Launch) []string { return nil }, flowrun.StatusFinished},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun()
+			l := r.launch(fr.ID)
+			tt.before(r, l)
+			r.send(http.MethodDelete, "/flow_runs/"+fr.ID, nil)
+			if tt.event {
+				r.must(r.ended(fr.ID, l, flowrun.ExitCode))
+			} else {
+				r.must(r.look(fr.ID))
+			}
+			rec := r.record(fr.ID)
+			if diff := cmp.Diff(tt.stops(l), r.cloudRun.stopped); diff != "" || rec.Status != tt.status || rec.Unreported() || r.told.Load() != 0 {
+				t.Errorf("%s, unreported %t, told %d: %s", rec.Status, rec.Unreported(), r.told.Load(), diff)
+			}
+		})
+	}
+}
+
+// TestAFlowRunThatIsNotOursIsLeftAlone holds that a worker's flow run is neither settled nor stopped.
+func TestAFlowRunThatIsNotOursIsLeftAlone(t *testing.T) {
+	for _, to := range []flowrun.StateType{flowrun.StatePending, flowrun.StateRunning, flowrun.StateCancelling, inProcess} {
+		t.Run(string(to), func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun()
+			r.propose(fr.ID, prefect.Proposal{Type: flowrun.StatePending, TransitionID: uuid.NewString()})
+			r.bring(fr.ID, to)
+			before := r.read(fr.ID)
+			r.must(r.look(fr.ID))
+			if diff := cmp.Diff(before, r.read(fr.ID)); diff != "" || r.cloudRun.stopped != nil || r.messages.take() != nil {
+				t.Errorf("stopped %v: %s", r.cloudRun.stopped, diff)
+			}
+		})
+	}
+}

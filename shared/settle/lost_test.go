@@ -1,0 +1,121 @@
+package settle_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// TestTheLedgerMayBeLostAtAnyMoment holds that a flow run comes to the same end without it, by event and by look.
+func TestTheLedgerMayBeLostAtAnyMoment(t *testing.T) {
+	for was, becomes := range map[flowrun.StateType]flowrun.StateType{
+		flowrun.StatePending: flowrun.StateCrashed, flowrun.StateRunning: flowrun.StateCrashed, flowrun.StateCancelling: flowrun.StateCancelled,
+		flowrun.StateCompleted: flowrun.StateCompleted, flowrun.StateFailed: flowrun.StateFailed, flowrun.StateCrashed: flowrun.StateCrashed,
+		flowrun.StateCancelled: flowrun.StateCancelled, inProcess: flowrun.StateScheduled, suspended: flowrun.StatePaused,
+	} {
+		for _, event := range []bool{true, false} {
+			if !event && was.Terminal() {
+				continue // nobody looks at these
+			}
+			t.Run(string(was)+map[bool]string{true: ", told", false: ", found"}[event], func(t *testing.T) {
+				r := newRig(t)
+				fr := r.flowRun()
+				l := r.launch(fr.ID)
+				r.bring(fr.ID, was)
+				r.cloudRun.end(l, flowrun.ExitCode, r.now())
+				r.ledger.lose()
+				if event {
+					r.must(r.ended(fr.ID, l, flowrun.ExitCode))
+				} else {
+					r.must(r.look(fr.ID))
+				}
+				if got := r.state(fr.ID); got != becomes {
+					t.Errorf("%s, want %s", got, becomes)
+				}
+				got := r.messages.take()
+				if len(got) == 0 || got[len(got)-1] != (sent{Freed: "etl"}) {
+					t.Errorf("sent %v, want that a slot came free", got)
+				}
+			})
+		}
+	}
+}
+
+// TestWithoutLedgerAnUnknownJobIsLeftToItsEnd holds that a flow run is not declared crashed
+// because its job's name is not known.
+func TestWithoutLedgerAnUnknownJobIsLeftToItsEnd(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun()
+	l := r.claimed(fr.ID)
+	l.JobName = "pp-named-by-the-template-" + l.LaunchID.Suffix()
+	r.cloudRun.start(l)
+	r.set(fr.ID, flowrun.StateRunning)
+	r.ledger.lose()
+	for range 3 {
+		r.must(r.look(fr.ID))
+		r.later(grace)
+	}
+	if got := r.state(fr.ID); got != flowrun.StateRunning {
+		t.Fatalf("%s, want RUNNING: it is", got)
+	}
+	r.must(r.ended(fr.ID, l, flowrun.ExitCode))
+	if got := r.state(fr.ID); got != flowrun.StateCrashed {
+		t.Errorf("%s after its end, want CRASHED", got)
+	}
+}
+
+// TestWithoutLedgerAJobIsFoundByTheFlowRunsName holds that it is stopped where nobody recorded its name or region.
+func TestWithoutLedgerAJobIsFoundByTheFlowRunsName(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun()
+	l := r.claimed(fr.ID)
+	r.cloudRun.start(l)
+	r.set(fr.ID, flowrun.StateCancelling)
+	r.ledger.lose()
+	r.must(r.look(fr.ID))
+	if diff := cmp.Diff([]string{"cancel " + executionOf(l).Execution}, r.cloudRun.stopped); diff != "" {
+		t.Error(diff)
+	}
+	if rec := r.record(fr.ID); rec.Region != region || rec.JobName != l.JobName {
+		t.Errorf("the ledger has %s/%s, want %s/%s", rec.Region, rec.JobName, region, l.JobName)
+	}
+}
+
+// TestGoneIsSeenTwice holds that one look that finds nothing is not believed.
+func TestGoneIsSeenTwice(t *testing.T) {
+	for name, tt := range map[string]struct {
+		was, becomes flowrun.StateType
+		lost         bool
+	}{
+		"RUNNING":                     {flowrun.StateRunning, flowrun.StateCrashed, false},
+		"CANCELLING":                  {flowrun.StateCancelling, flowrun.StateCancelled, false},
+		"RUNNING, the ledger lost":    {flowrun.StateRunning, flowrun.StateCrashed, true},
+		"CANCELLING, the ledger lost": {flowrun.StateCancelling, flowrun.StateCancelled, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun()
+			l := r.launch(fr.ID)
+			r.bring(fr.ID, tt.was)
+			r.cloudRun.vanish(l)
+			if tt.lost {
+				r.ledger.lose()
+			}
+			again := sent{FlowRunID: fr.ID, At: r.now().Add(grace), Cause: "missing"}
+			for range 2 {
+				r.must(r.look(fr.ID))
+				if diff := cmp.Diff([]sent{again}, r.messages.take()); diff != "" || r.state(fr.ID) != tt.was {
+					t.Fatalf("%s: %s", r.state(fr.ID), diff)
+				}
+				r.later(grace / 3)
+			}
+			r.later(grace)
+			r.must(r.look(fr.ID))
+			if got := r.state(fr.ID); got != tt.becomes {
+				t.Errorf("%s, want %s", got, tt.becomes)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -187,10 +188,14 @@ func killed(ctx context.Context, d *demo) (figures, error) {
 		return figures{}, err
 	}
 	f, err := d.told(ctx, fr.ID, event)
-	if err == nil && fr.State != nil {
-		d.say("Crashed: %s", fr.State.Message)
+	if err != nil {
+		return f, err
 	}
-	return f, err
+	if fr.State == nil || !strings.Contains(fr.State.Message, "signal 9") || !strings.Contains(fr.State.Message, "raise the job variable") {
+		return f, fmt.Errorf("the message does not say what happened and what to do: %+v", fr.State)
+	}
+	d.say("Crashed: %s", fr.State.Message)
+	return f, nil
 }
 
 func cancelled(ctx context.Context, d *demo) (figures, error) {

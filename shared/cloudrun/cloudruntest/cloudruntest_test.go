@@ -3,6 +3,7 @@ package cloudruntest_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -113,23 +114,33 @@ func TestATaskTellsItsLastAttempt(t *testing.T) {
 
 // TestAnExecutionsEndIsTheEndOfAllItsProcesses: as on Cloud Run, where the container is gone.
 func TestAnExecutionsEndIsTheEndOfAllItsProcesses(t *testing.T) {
-	r := start(t, cloudruntest.Options{})
-	if err := r.create(t.Context(), "j", job("sleep 600 & echo child $!; wait")); err != nil {
-		t.Fatal(err)
-	}
-	x := r.until(t, "it wrote its child's id", func(x cloudruntest.Execution) bool { return len(x.LastLines) > 0 })
-	var child int
-	if _, err := fmt.Sscanf(x.LastLines[0], "child %d", &child); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Kill(x.Name); err != nil {
-		t.Fatal(err)
-	}
-	r.until(t, "it ended", ended)
-	for deadline := time.Now().Add(20 * time.Second); alive(child); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d outlived its container", child)
-		}
+	for name, child := range map[string]string{
+		"of its group": "sleep 600", "of another group": "setsid sleep 600", // as Prefect starts its engine
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat("/proc/self/environ"); err != nil && name == "of another group" {
+				t.Skip("this machine has no /proc to find the process by")
+			}
+			t.Parallel()
+			r := start(t, cloudruntest.Options{})
+			if err := r.create(t.Context(), "j", job(child+" & echo child $!; wait")); err != nil {
+				t.Fatal(err)
+			}
+			x := r.until(t, "it wrote its child's id", func(x cloudruntest.Execution) bool { return len(x.LastLines) > 0 })
+			var pid int
+			if _, err := fmt.Sscanf(x.LastLines[0], "child %d", &pid); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Kill(x.Name); err != nil {
+				t.Fatal(err)
+			}
+			r.until(t, "it ended", ended)
+			for deadline := time.Now().Add(20 * time.Second); alive(pid); time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("process %d outlived its container", pid)
+				}
+			}
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/run/apiv2/runpb"
+	"github.com/google/uuid"
 	rpc "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 )
@@ -42,7 +43,7 @@ func (s *Server) attempt(x *execution, t *task, number int32) *runpb.TaskAttempt
 		return attemptResult(codes.Canceled, textCancelled)
 	}
 	if err = cmd.Start(); err == nil {
-		t.pid, t.outOfMemory = cmd.Process.Pid, false
+		t.pid, t.hostname, t.outOfMemory = cmd.Process.Pid, hostname(cmd), false
 	}
 	s.mu.Unlock()
 	_ = writer.Close() // the process has its own
@@ -59,7 +60,7 @@ func (s *Server) attempt(x *execution, t *task, number int32) *runpb.TaskAttempt
 	pid, outOfMemory := t.pid, t.outOfMemory
 	t.pid = 0
 	s.mu.Unlock()
-	killGroup(pid) // a container's processes end with its first one
+	killContainer(pid, hostname(cmd)) // a container's processes end with its first one
 	// Children that left the group may keep the pipe open.
 	_ = reader.SetReadDeadline(time.Now().Add(time.Second))
 	<-copied
@@ -107,7 +108,7 @@ func (s *Server) wait(x *execution, t *task, cmd *exec.Cmd) *runpb.TaskAttemptRe
 	case <-timeout.C:
 		why = attemptResult(codes.DeadlineExceeded, textTimeout)
 	case <-s.ctx.Done():
-		killGroup(cmd.Process.Pid)
+		killContainer(cmd.Process.Pid, hostname(cmd))
 		<-done
 		return attemptResult(codes.Canceled, textCancelled)
 	}
@@ -121,12 +122,10 @@ func (s *Server) wait(x *execution, t *task, cmd *exec.Cmd) *runpb.TaskAttemptRe
 	case <-grace.C:
 	case <-s.ctx.Done():
 	}
-	killGroup(cmd.Process.Pid)
+	killContainer(cmd.Process.Pid, hostname(cmd))
 	<-done
 	return why
 }
-
-func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // gone is fine
 
 // command makes the process of an attempt, not started yet.
 func (s *Server) command(x *execution, t *task, attempt int32) (*exec.Cmd, error) {
@@ -142,6 +141,7 @@ func (s *Server) command(x *execution, t *task, attempt int32) (*exec.Cmd, error
 			env[v.GetName()] = s.options.Secrets[path.Base(ref.GetSecret())]
 		}
 	}
+	env[hostnameVariable] = uuid.NewString()
 	env["CLOUD_RUN_JOB"] = x.job.id
 	env["CLOUD_RUN_EXECUTION"] = x.id
 	env["CLOUD_RUN_TASK_INDEX"] = strconv.Itoa(int(t.proto.GetIndex()))

@@ -26,8 +26,9 @@ const (
 // task is a task of an execution; s.mu guards it.
 type task struct {
 	proto       *runpb.Task
-	pid         int  // of the attempt that is running, which leads a process group; else 0
-	outOfMemory bool // what ends the attempt is the memory limit
+	pid         int    // of the attempt that is running, which leads a process group; else 0
+	hostname    string // of that attempt's container
+	outOfMemory bool   // what ends the attempt is the memory limit
 }
 
 func newTask(x *execution, index int32) *task {

@@ -256,7 +256,7 @@ func (s *Server) kill(name string, outOfMemory bool) error {
 	for _, t := range x.tasks {
 		if t.pid != 0 {
 			t.outOfMemory = outOfMemory
-			killGroup(t.pid)
+			killContainer(t.pid, t.hostname)
 			killed = true
 		}
 	}

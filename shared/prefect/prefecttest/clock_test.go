@@ -33,18 +33,35 @@ func (c *clock) forward(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+// offset is a clock that goes on by itself, and that a test moves forward.
+type offset struct {
+	mu sync.Mutex
+	by time.Duration
+}
+
+func (o *offset) Now() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Now().Add(o.by)
+}
+
+func (o *offset) forward(d time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.by += d
+}
+
 // atClock starts a stand-in whose time and background services the test moves.
 func atClock(t *testing.T) (*prefectServer, *prefecttest.Server, *clock) {
 	c := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	s := prefecttest.New(prefecttest.Options{Now: c.Now})
 	t.Cleanup(s.Close)
-	client, err := prefect.New(prefect.Config{
-		APIURL: s.URL(), RequestsPerMinute: 60_000, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
-	})
-	if err != nil {
+	p := &prefectServer{url: s.URL(), http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	var err error
+	if p.Client, err = prefect.New(p.config()); err != nil {
 		t.Fatal(err)
 	}
-	return &prefectServer{Client: client, url: s.URL()}, s, c
+	return p, s, c
 }
 
 func (p *prefectServer) wantState(t *testing.T, rule, flowRunID, name string) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,11 +132,16 @@ func queues(t *testing.T, p *prefectServer) {
 	}
 }
 
-// deploymentLimit holds that a claim takes a slot of the deployment's limit, and what gives it back.
+// deploymentLimit holds what a deployment's limit does, where servers have one.
 func deploymentLimit(t *testing.T, p *prefectServer) {
-	if p.v2 {
-		t.Skip("2.20 has no limit of deployments")
+	if !expected[bool](p, limitHolds) {
+		return
 	}
+	p.rule(t, limitHolds, func(t *testing.T) { deploymentSlots(t, p) })
+}
+
+// deploymentSlots holds that a claim takes a slot of the deployment's limit, and what gives it back.
+func deploymentSlots(t *testing.T, p *prefectServer) {
 	one := 1
 	d := p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one})
 	if !d.Limited() {
@@ -235,6 +241,21 @@ func schedules(t *testing.T, p *prefectServer) {
 		t.Fatal(err)
 	}
 	eventually(t, "pausing leaves flow runs", func() bool { return len(ahead()) == 0 })
+}
+
+// events holds that Prefect tells of what happens, or says that it does not.
+func events(t *testing.T, p *prefectServer) {
+	if p.noEvents {
+		p.rule(t, "a server without events refuses the webhook and says that flow runs start all the same", func(t *testing.T) {
+			err := p.EnsureWebhook(t.Context(), prefect.WebhookSetup{BlockName: "b-" + uuid.NewString(), AutomationName: "a", URL: "http://127.0.0.1:1/", WorkPools: []string{"p"}})
+			wantFault(t, err, flowrun.Permanent)
+			if err != nil && !strings.Contains(err.Error(), "without them flow runs still start") {
+				t.Errorf("%v does not say what becomes of flow runs", err)
+			}
+		})
+		return
+	}
+	p.rule(t, "the webhook is called once for each event about the installation's pools, in the shape that is decoded", func(t *testing.T) { webhook(t, p) })
 }
 
 // webhook holds that an installation's automation tells what pushpool understands, once, about its pools only.

@@ -106,6 +106,9 @@ func missingObjects(t *testing.T, p *prefectServer) {
 		"a block document by id": func() error { _, err := p.BlockDocumentByID(t.Context(), id); return err },
 		"an automation":          func() error { return p.SetAutomationEnabled(t.Context(), id, true) },
 	} {
+		if name == "an automation" && p.noEvents {
+			continue // the server has none at all
+		}
 		t.Run(name, func(t *testing.T) { wantFault(t, call(), flowrun.NotFound) })
 	}
 	if v, found, err := p.Variable(t.Context(), "none"); v != nil || found || err != nil {

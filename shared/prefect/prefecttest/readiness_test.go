@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 )
@@ -23,8 +25,12 @@ func TestOneHeartbeatKeepsAPoolReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const name = "ready"
-	if err := client.CreateWorkPool(t.Context(), name, "cloud-run-v2", map[string]any{"job_configuration": map[string]any{}, "variables": map[string]any{}}); err != nil {
+	template, err := client.WorkerMetadataTemplate(t.Context(), "cloud-run-v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "ready " + uuid.NewString()
+	if err := client.CreateWorkPool(t.Context(), name, "cloud-run-v2", template); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.Heartbeat(t.Context(), name, "pushpool", 24*time.Hour); err != nil {

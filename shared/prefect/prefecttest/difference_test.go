@@ -1,0 +1,67 @@
+package prefecttest_test
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// since is what a rule's outcome is from a release on.
+type since struct {
+	release string
+	want    any
+}
+
+// differences are the rules that not all servers keep alike, by name, each with its outcomes in the
+// order of the releases. Every other rule holds for all of them.
+var differences = map[string][]since{
+	"PENDING over CANCELLED is refused": {
+		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
+		{"3.0", outcome{prefect.StatusAbort, cancelled, "Cancelled"}},
+	},
+	"SCHEDULED over CANCELLED": {
+		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
+		{"3.0", outcome{prefect.StatusAccept, scheduled, "Scheduled"}},
+	},
+	"RUNNING over CANCELLED": {
+		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
+		{"3.0", outcome{prefect.StatusAccept, running, "Running"}},
+	},
+	"COMPLETED over CANCELLED": {
+		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
+		{"3.0", outcome{prefect.StatusAccept, completed, "Completed"}},
+	},
+	"another name over PENDING": {
+		{"2.20", outcome{prefect.StatusAbort, pending, "Pending"}},
+		{"3.6.22", outcome{prefect.StatusAccept, pending, "Submitting"}},
+	},
+	limitHolds: {{"2.20", false}, {"3.0.4", true}},
+}
+
+const limitHolds = "a deployment's limit holds the second claim back"
+
+// expected returns a differing rule's outcome of the release under test.
+func expected[T any](p *prefectServer, rule string) T {
+	var want any
+	for _, s := range differences[rule] {
+		if slices.Compare(release(s.release), release(p.version)) <= 0 {
+			want = s.want
+		}
+	}
+	return want.(T)
+}
+
+// release makes releases comparable: 3.6.22 is later than 3.6.9.
+func release(version string) []int {
+	var numbers []int
+	for part := range strings.SplitSeq(version, ".") {
+		n, err := strconv.Atoi(part)
+		if err != nil { // 3.9.0rc1, 3.8.8+local
+			break
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers
+}

@@ -23,7 +23,7 @@ func New(s install.Surroundings) (http.Handler, error) {
 			return nil, err
 		}
 		launcher := launch.New(c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
-			Project: cfg.Project, Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
+			Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 			Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
 			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Now: time.Now,

@@ -41,15 +41,31 @@ const (
 	LabelInstall = "pushpool-install"
 )
 
+// JobName is the full name of a job.
+type JobName struct{ Project, Region, Job string }
+
+// String returns projects/P/locations/R/jobs/J.
+func (n JobName) String() string {
+	return fmt.Sprintf("projects/%s/locations/%s/jobs/%s", n.Project, n.Region, n.Job)
+}
+
+// Execution returns the name of the execution that the job starts with a token.
+func (n JobName) Execution(token string) ExecutionName {
+	return ExecutionName{n.Project, n.Region, n.Job, n.Job + "-" + token}
+}
+
 // ExecutionName is the full name of an execution.
 type ExecutionName struct{ Project, Region, Job, Execution string }
+
+// JobName returns the name of the execution's job.
+func (n ExecutionName) JobName() JobName { return JobName{n.Project, n.Region, n.Job} }
 
 // String returns projects/P/locations/R/jobs/J/executions/E, and "" for the zero name.
 func (n ExecutionName) String() string {
 	if n.Execution == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s/executions/%s", jobName(n.Project, n.Region, n.Job), n.Execution)
+	return fmt.Sprintf("%s/executions/%s", n.JobName(), n.Execution)
 }
 
 // ConsoleURL returns the execution's page in the Cloud Console.
@@ -72,19 +88,16 @@ func ParseExecutionName(s string) (ExecutionName, error) {
 	return ExecutionName{Project: p[1], Region: p[3], Job: p[5], Execution: p[7]}, nil
 }
 
-func jobName(project, region, job string) string {
-	return fmt.Sprintf("projects/%s/locations/%s/jobs/%s", project, region, job)
-}
-
 // Launch is a job to be created, which starts its execution.
 type Launch struct {
-	Region, JobID, Token string
-	Job                  *runpb.Job
+	Name  JobName
+	Token string
+	Job   *runpb.Job
 }
 
 // Job is what launching and settling need to know of a job.
 type Job struct {
-	Region, ID string
+	Name       JobName
 	Labels     map[string]string
 	CreateTime time.Time
 	// Reconciling: the job is not ready yet, its execution not started.
@@ -109,16 +122,15 @@ func (x Execution) ListensForCancellation() bool {
 	return strings.Contains(strings.Join(x.Command, " "), "prefect flow-run execute")
 }
 
-// Client speaks to the Cloud Run Admin API of one project, in all regions.
+// Client speaks to the Cloud Run Admin API, in all projects and regions.
 type Client struct {
-	project    string
 	jobs       *run.JobsClient
 	executions *run.ExecutionsClient
 	tasks      *run.TasksClient
 }
 
-// New returns a client for the project. The options are the Google API's, an emulator's endpoint for one.
-func New(ctx context.Context, project string, opts ...option.ClientOption) (*Client, error) {
+// New returns a client. The options are the Google API's, an emulator's endpoint for one.
+func New(ctx context.Context, opts ...option.ClientOption) (*Client, error) {
 	jobs, err := run.NewJobsClient(ctx, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("make a Cloud Run jobs client: %w", err)
@@ -131,7 +143,7 @@ func New(ctx context.Context, project string, opts ...option.ClientOption) (*Cli
 	if err != nil {
 		return nil, fmt.Errorf("make a Cloud Run tasks client: %w", err)
 	}
-	return &Client{project: project, jobs: jobs, executions: executions, tasks: tasks}, nil
+	return &Client{jobs: jobs, executions: executions, tasks: tasks}, nil
 }
 
 // Close closes the client's connections.
@@ -147,9 +159,9 @@ func (c *Client) CreateJob(ctx context.Context, l Launch) error {
 	defer cancel()
 	l.Job.CreateExecution = &runpb.Job_StartExecutionToken{StartExecutionToken: l.Token}
 	_, err := c.jobs.CreateJob(ctx, &runpb.CreateJobRequest{
-		Parent: fmt.Sprintf("projects/%s/locations/%s", c.project, l.Region), JobId: l.JobID, Job: l.Job,
+		Parent: location(l.Name.Project, l.Name.Region), JobId: l.Name.Job, Job: l.Job,
 	})
-	return classify("create job "+jobName(c.project, l.Region, l.JobID), err)
+	return classify("create job "+l.Name.String(), err)
 }
 
 // SetLabels puts the labels on the job and on the executions that it starts.
@@ -168,20 +180,20 @@ func SetLabels(j *runpb.Job, labels map[string]string) {
 }
 
 // Job reads a job. Fault NotFound where there is none.
-func (c *Client) Job(ctx context.Context, region, jobID string) (Job, error) {
+func (c *Client) Job(ctx context.Context, n JobName) (Job, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	j, err := c.jobs.GetJob(ctx, &runpb.GetJobRequest{Name: jobName(c.project, region, jobID)}, reads)
+	j, err := c.jobs.GetJob(ctx, &runpb.GetJobRequest{Name: n.String()}, reads)
 	if err != nil {
-		return Job{}, classify("read job "+jobName(c.project, region, jobID), err)
+		return Job{}, classify("read job "+n.String(), err)
 	}
 	return job(j), nil
 }
 
-// Jobs lists all jobs of a region.
-func (c *Client) Jobs(ctx context.Context, region string) iter.Seq2[Job, error] {
-	it := c.jobs.ListJobs(ctx, &runpb.ListJobsRequest{Parent: fmt.Sprintf("projects/%s/locations/%s", c.project, region)}, reads)
-	return all("list jobs in "+region, it.Next, job)
+// Jobs lists all jobs of a project in a region.
+func (c *Client) Jobs(ctx context.Context, project, region string) iter.Seq2[Job, error] {
+	it := c.jobs.ListJobs(ctx, &runpb.ListJobsRequest{Parent: location(project, region)}, reads)
+	return all("list jobs in "+location(project, region), it.Next, job)
 }
 
 // Execution reads an execution and, where it ended in a way that its conditions do not
@@ -212,10 +224,10 @@ func (c *Client) lastAttempt(ctx context.Context, n ExecutionName) *runpb.TaskAt
 	return t.GetLastAttemptResult()
 }
 
-// Executions lists all executions of a region, ended ones included.
-func (c *Client) Executions(ctx context.Context, region string) iter.Seq2[Execution, error] {
-	it := c.executions.ListExecutions(ctx, &runpb.ListExecutionsRequest{Parent: jobName(c.project, region, "-")}, reads)
-	return all("list executions in "+region, it.Next, execution)
+// Executions lists all executions of a project in a region, ended ones included.
+func (c *Client) Executions(ctx context.Context, project, region string) iter.Seq2[Execution, error] {
+	it := c.executions.ListExecutions(ctx, &runpb.ListExecutionsRequest{Parent: JobName{project, region, "-"}.String()}, reads)
+	return all("list executions in "+location(project, region), it.Next, execution)
 }
 
 // CancelExecution asks Cloud Run to stop the execution: SIGTERM, 10 s, SIGKILL. It does not
@@ -231,15 +243,17 @@ func (c *Client) CancelExecution(ctx context.Context, n ExecutionName) error {
 }
 
 // DeleteJob deletes the job with its executions, running ones included. A job that is gone is no error.
-func (c *Client) DeleteJob(ctx context.Context, region, jobID string) error {
+func (c *Client) DeleteJob(ctx context.Context, n JobName) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	_, err := c.jobs.DeleteJob(ctx, &runpb.DeleteJobRequest{Name: jobName(c.project, region, jobID)})
+	_, err := c.jobs.DeleteJob(ctx, &runpb.DeleteJobRequest{Name: n.String()})
 	if status.Code(err) == codes.NotFound {
 		return nil
 	}
-	return classify("delete job "+jobName(c.project, region, jobID), err)
+	return classify("delete job "+n.String(), err)
 }
+
+func location(project, region string) string { return "projects/" + project + "/locations/" + region }
 
 // reads are repeated while Cloud Run is unavailable; writes never are.
 var reads = gax.WithRetry(func() gax.Retryer {

@@ -40,7 +40,7 @@ func newRig(t *testing.T, o cloudruntest.Options) rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	client, err := cloudrun.New(t.Context(), project, server.ClientOptions()...)
+	client, err := cloudrun.New(t.Context(), server.ClientOptions()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func shell(script string) *runpb.Job {
 // create creates a job and returns the name of its execution.
 func (r rig) create(t *testing.T, id string, j *runpb.Job) cloudrun.ExecutionName {
 	t.Helper()
-	if err := r.CreateJob(t.Context(), cloudrun.Launch{Region: region, JobID: id, Token: cloudrun.Token, Job: j}); err != nil {
+	if err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: id}, Token: cloudrun.Token, Job: j}); err != nil {
 		t.Fatal(err)
 	}
 	return cloudrun.ExecutionName{Project: project, Region: region, Job: id, Execution: id + "-" + cloudrun.Token}
@@ -179,7 +179,7 @@ func TestAJobThatCannotStartSaysWhy(t *testing.T) {
 			test.change(j)
 			n := r.create(t, "pp-a", j)
 			e := r.entry(t)
-			got, err := r.Job(t.Context(), region, "pp-a")
+			got, err := r.Job(t.Context(), n.JobName())
 			if err != nil || got.Failure == nil {
 				t.Fatalf("job %+v, %v", got, err)
 			}
@@ -233,7 +233,7 @@ func TestFaultsOfCreateJob(t *testing.T) {
 			if test.answer != nil {
 				answer.Store(&test.answer)
 			}
-			err := r.CreateJob(t.Context(), cloudrun.Launch{Region: region, JobID: test.id, Token: cloudrun.Token, Job: test.job})
+			err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: test.id}, Token: cloudrun.Token, Job: test.job})
 			if err == nil || flowrun.FaultOf(err) != test.want {
 				t.Errorf("%v is %v, want %v", err, flowrun.FaultOf(err), test.want)
 			}
@@ -249,7 +249,7 @@ func TestStoppingWhatIsOverOrGoneIsNoError(t *testing.T) {
 		if err := r.CancelExecution(t.Context(), name); err != nil {
 			t.Errorf("cancel %s: %v", name, err)
 		}
-		if err := r.DeleteJob(t.Context(), region, name.Job); err != nil {
+		if err := r.DeleteJob(t.Context(), name.JobName()); err != nil {
 			t.Errorf("delete job of %s: %v", name, err)
 		}
 	}
@@ -260,9 +260,9 @@ func TestStoppingWhatIsOverOrGoneIsNoError(t *testing.T) {
 
 func TestDeletingAJobEndsItsProcess(t *testing.T) {
 	r := newRig(t, cloudruntest.Options{StopGrace: 100 * time.Millisecond})
-	r.create(t, "pp-a", shell("echo; exec sleep 60"))
+	n := r.create(t, "pp-a", shell("echo; exec sleep 60"))
 	r.started(t)
-	if err := r.DeleteJob(t.Context(), region, "pp-a"); err != nil {
+	if err := r.DeleteJob(t.Context(), n.JobName()); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -281,13 +281,13 @@ func TestListsHoldEverything(t *testing.T) {
 		r.entry(t)
 	}
 	var jobs, executions []string
-	for j, err := range r.Jobs(t.Context(), region) {
+	for j, err := range r.Jobs(t.Context(), project, region) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		jobs = append(jobs, j.ID)
+		jobs = append(jobs, j.Name.Job)
 	}
-	for x, err := range r.Executions(t.Context(), region) {
+	for x, err := range r.Executions(t.Context(), project, region) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -102,7 +102,7 @@ func job(j *runpb.Job) Job {
 	p := strings.Split(j.GetName(), "/")
 	out := Job{Labels: j.GetLabels(), CreateTime: at(j.GetCreateTime()), Reconciling: j.GetReconciling()}
 	if len(p) == 6 {
-		out.Region, out.ID = p[3], p[5]
+		out.Name = JobName{p[1], p[3], p[5]}
 	}
 	if t := j.GetTerminalCondition(); t.GetState() == runpb.Condition_CONDITION_FAILED {
 		reason := t.GetReason().String()

@@ -136,18 +136,18 @@ func (e Discarded) apply(r Record, _ time.Time) (Record, error) {
 }
 
 // Attempted is recorded before the first try to create the job, so that whoever takes over
-// looks in the same region.
+// looks in the same place.
 type Attempted struct {
-	Holder          string
-	LaunchID        LaunchID
-	Region, JobName string
+	Holder                   string
+	LaunchID                 LaunchID
+	Project, Region, JobName string
 }
 
 func (e Attempted) apply(r Record, _ time.Time) (Record, error) {
 	if !r.heldBy(e.Holder) || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
 		return r, ErrLost
 	}
-	r.Region, r.JobName = e.Region, e.JobName
+	r.Project, r.Region, r.JobName = e.Project, e.Region, e.JobName
 	return r, nil
 }
 

@@ -218,8 +218,8 @@ func TestApply(t *testing.T) {
 		{"corrected to what is recorded", record(flowrun.StatusLaunched), flowrun.Corrected{Holder: "a", Launch: claimed("l2", 0)}, nil, flowrun.ErrDone},
 		{
 			"region and job are recorded before they are made", record(flowrun.StatusClaimed),
-			flowrun.Attempted{Holder: "a", LaunchID: "l2", Region: "s", JobName: "k"},
-			func(r *flowrun.Record) { r.Region, r.JobName = "s", "k" }, nil,
+			flowrun.Attempted{Holder: "a", LaunchID: "l2", Project: "q", Region: "s", JobName: "k"},
+			func(r *flowrun.Record) { r.Project, r.Region, r.JobName = "q", "s", "k" }, nil,
 		},
 		{
 			"seen CANCELLING: the first time counts",

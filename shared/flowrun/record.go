@@ -68,7 +68,8 @@ type Launch struct {
 
 	WorkPool     string `firestore:"workPool"`
 	DeploymentID string `firestore:"deploymentID"`
-	// Region and JobName are written before the first attempt to create the job there.
+	// Project, Region and JobName are written before the first attempt to create the job there.
+	Project       string `firestore:"project"`
 	Region        string `firestore:"region"`
 	JobName       string `firestore:"jobName"`
 	ExecutionName string `firestore:"executionName"`

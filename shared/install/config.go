@@ -80,6 +80,9 @@ type Core struct {
 	WorkPools []string `env:"WORK_POOLS,notEmpty" expect:"the names of the work pools to serve, separated by commas"`
 	Regions   []string `env:"REGIONS,notEmpty" expect:"the regions that jobs may run in, separated by commas, such as europe-west1"`
 
+	// Projects are other projects that a work pool's credentials may name.
+	Projects []string `env:"PROJECTS" expect:"the ids of further projects that work pools may launch in, separated by commas"`
+
 	TasksQueue          string `env:"TASKS_QUEUE,notEmpty" expect:"the full name of the Cloud Tasks queue, projects/P/locations/L/queues/Q"`
 	TasksServiceAccount string `env:"TASKS_SERVICE_ACCOUNT" expect:"the e-mail of the service account with which Cloud Tasks publishes"`
 
@@ -157,7 +160,7 @@ var queueName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/queues/[^/]+
 // Validate returns what is wrong with values that could be read, its parts' included.
 func (c Core) Validate() error {
 	errs := []error{c.Prefect.Validate(), c.Deadlines.Validate()}
-	for name, list := range map[string][]string{"WORK_POOLS": c.WorkPools, "REGIONS": c.Regions} {
+	for name, list := range map[string][]string{"WORK_POOLS": c.WorkPools, "REGIONS": c.Regions, "PROJECTS": c.Projects} {
 		if slices.ContainsFunc(list, func(s string) bool { return s == "" || strings.TrimSpace(s) != s }) {
 			errs = append(errs, Invalid[Core](name, fmt.Sprintf("one of %q is empty or has space around it", list)))
 		}

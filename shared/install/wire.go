@@ -106,7 +106,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	}); err != nil {
 		return clients, err
 	}
-	if clients.CloudRun, err = cloudrun.New(ctx, common.Project, emulator(c.CloudRunEmulator)...); err != nil {
+	if clients.CloudRun, err = cloudrun.New(ctx, emulator(c.CloudRunEmulator)...); err != nil {
 		return clients, err
 	}
 	if clients.Ledger, err = newLedger(ctx, s, common, c); err != nil {
@@ -122,11 +122,16 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		clients.Prefect,
 	)
 	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
-		Project: common.Project, Install: common.ID(), Regions: c.Regions,
+		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter, Now: time.Now,
 	})
 	return clients, nil
+}
+
+// AllProjects returns the projects that jobs may run in, the installation's own first.
+func AllProjects(common Common, c Core) []string {
+	return append([]string{common.Project}, c.Projects...)
 }
 
 func newLedger(ctx context.Context, s Surroundings, common Common, c Core) (ledger.Ledger, error) {

@@ -258,7 +258,7 @@ func TestLabelsAreSetLast(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	job, err := r.cloudRun.Job(t.Context(), region, r.read(fr.ID).InfrastructurePID)
+	job, err := r.cloudRun.Job(t.Context(), cloudrun.JobName{Project: project, Region: region, Job: r.read(fr.ID).InfrastructurePID})
 	r.must(err)
 	if job.Labels["team"] != "data" || job.Labels["prefect-io-version"] != "3-8-8" {
 		t.Errorf("the job has labels %v, want the job variable's and those of Prefect's worker too", job.Labels)

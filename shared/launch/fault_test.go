@@ -193,7 +193,7 @@ func TestAForeignJobOfTheSameNameIsNotTakenForOurs(t *testing.T) {
 			fr := r.flowRun(prefect.NewFlowRun{Name: "mine"})
 			job := &runpb.Job{Template: &runpb.ExecutionTemplate{Template: &runpb.TaskTemplate{Containers: []*runpb.Container{{Image: "i", Command: []string{"true"}}}}}}
 			cloudrun.SetLabels(job, map[string]string{cloudrun.LabelLaunch: "theirs"})
-			r.must(r.cloudRun.CreateJob(t.Context(), cloudrun.Launch{Region: region, JobID: jobtemplate.JobID("mine", launchID(fr)), Token: cloudrun.Token, Job: job}))
+			r.must(r.cloudRun.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: jobtemplate.JobID("mine", launchID(fr))}, Token: cloudrun.Token, Job: job}))
 			if lose {
 				_, err := r.people.SetState(t.Context(), fr.ID, prefect.Proposal{Type: flowrun.StatePending, TransitionID: string(launchID(fr))})
 				r.must(err)

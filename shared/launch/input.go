@@ -23,7 +23,7 @@ func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *pre
 		WorkPool:            jobtemplate.WorkPool{ID: pool.ID, Name: pool.Name},
 		Worker:              jobtemplate.Worker{Name: cfg.Name, PrefectVersion: prefectVersion},
 		Settings:            cfg.Settings,
-		DefaultProject:      cfg.Project,
+		DefaultProject:      cfg.Projects[0],
 		DefaultImage:        cfg.DefaultImage,
 	}
 	if deployment != nil {

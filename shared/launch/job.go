@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,31 +23,30 @@ var errCapacity = errors.New("no capacity")
 // launch creates the job that starts the execution, and records it. The caller holds the
 // lease; the flow run is PENDING of this launch. repeated: an earlier try may have been made.
 func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, repeated bool) error {
-	job, jobID, err := l.render(ctx, rec, fr)
+	job, err := l.render(ctx, rec, fr)
 	if err == nil && repeated && rec.Region == "" {
 		// The ledger may have been lost between an earlier try and this one.
-		rec.Region, err = l.search(ctx, rec.LaunchID, jobID, job.Region)
+		job.Name, err = l.search(ctx, rec.LaunchID, job.Name)
 	}
 	if err != nil {
 		return l.failed(ctx, holder, rec, fr, err)
 	}
 	if rec.Region != "" { // an earlier try was made there
-		job.Region = rec.Region
+		job.Name = cloudrun.JobName{Project: cmp.Or(rec.Project, l.cfg.Projects[0]), Region: rec.Region, Job: rec.JobName}
 	}
-	if rec.JobName != "" {
-		jobID = rec.JobName
-	}
-	rec, err = l.apply(ctx, rec.FlowRunID, flowrun.Attempted{Holder: holder, LaunchID: rec.LaunchID, Region: job.Region, JobName: jobID})
+	rec, err = l.apply(ctx, rec.FlowRunID, flowrun.Attempted{
+		Holder: holder, LaunchID: rec.LaunchID, Project: job.Name.Project, Region: job.Name.Region, JobName: job.Name.Job,
+	})
 	if err != nil {
 		return err
 	}
-	if err := l.create(ctx, rec, jobID, job); err != nil {
+	if err := l.create(ctx, rec, job); err != nil {
 		return l.failed(ctx, holder, rec, fr, err)
 	}
-	execution := cloudrun.ExecutionName{Project: l.cfg.Project, Region: job.Region, Job: jobID, Execution: jobID + "-" + cloudrun.Token}
+	execution := job.Name.Execution(cloudrun.Token)
 	// As Prefect's worker does: Prefect cancels nothing that has no infrastructure_pid, and a
 	// lost ledger is recovered by it.
-	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": jobID}); err != nil {
+	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": job.Name.Job}); err != nil {
 		l.log.WarnContext(ctx, "infrastructure_pid was not set on the flow run; it is launched all the same",
 			"flow_run_id", fr.ID, "error", err)
 	}
@@ -71,14 +71,8 @@ func (l *Launcher) launched(ctx context.Context, rec flowrun.Record, e flowrun.L
 	return l.apply(ctx, rec.FlowRunID, e)
 }
 
-// rendered is a job ready to be created.
-type rendered struct {
-	jobtemplate.Rendered
-	launch cloudrun.Launch
-}
-
 // render resolves the work pool's template for the flow run.
-func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun) (rendered, string, error) {
+func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun) (cloudrun.Launch, error) {
 	var (
 		pool       prefect.WorkPool
 		flow       prefect.Flow
@@ -98,67 +92,77 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return rendered{}, "", err
+		return cloudrun.Launch{}, err
 	}
 	r, err := jobtemplate.Render(ctx, input(l.cfg, pool, flow, deployment, fr), l.lookup)
 	if err != nil {
-		return rendered{}, "", err
+		return cloudrun.Launch{}, err
 	}
-	if r.Project != "" && r.Project != l.cfg.Project {
-		return rendered{}, "", &flowrun.Error{
-			Fault: flowrun.Permanent, Act: "use the credentials of work pool " + pool.Name,
-			Hint: fmt.Sprintf("they name project %q and this installation launches in %q; clear the work pool's `credentials`", r.Project, l.cfg.Project),
-		}
-	}
-	if r.ServiceAccountKey {
-		return rendered{}, "", &flowrun.Error{
-			Fault: flowrun.Permanent, Act: "use the credentials of work pool " + pool.Name,
-			Hint: "they hold the key of a service account, and jobs are created with this installation's own identity; " +
-				"clear the work pool's `credentials`, and name the identity of the flow with the job variable `service_account_name`",
-		}
-	}
-	if len(l.cfg.Regions) > 0 && !slices.Contains(l.cfg.Regions, r.Region) {
-		return rendered{}, "", &flowrun.Error{
-			Fault: flowrun.Permanent, Act: "launch in region " + r.Region,
-			Hint: fmt.Sprintf("this installation launches in %s only; change the job variable `region`, or add the region to the installation",
-				strings.Join(l.cfg.Regions, ", ")),
-		}
+	if err := l.permitted(r, pool.Name); err != nil {
+		return cloudrun.Launch{}, err
 	}
 	if err := l.cfg.Secrets.Apply(&r); err != nil {
-		return rendered{}, "", err
+		return cloudrun.Launch{}, err
 	}
 	body, err := r.Job()
 	if err != nil {
-		return rendered{}, "", err
+		return cloudrun.Launch{}, err
 	}
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
-	labels := map[string]string{
+	cloudrun.SetLabels(body, map[string]string{
 		cloudrun.LabelFlowRun: fr.ID, cloudrun.LabelLaunch: string(rec.LaunchID), cloudrun.LabelInstall: l.cfg.Name,
-	}
-	cloudrun.SetLabels(body, labels)
-	jobID := jobtemplate.JobID(r.Name, rec.LaunchID)
-	return rendered{Rendered: r, launch: cloudrun.Launch{Region: r.Region, JobID: jobID, Token: cloudrun.Token, Job: body}}, jobID, nil
+	})
+	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}
+	return cloudrun.Launch{Name: name, Token: cloudrun.Token, Job: body}, nil
 }
 
-// search returns the region that has the job of a launch whose region nobody recorded,
-// and none where no region has it.
-func (l *Launcher) search(ctx context.Context, id flowrun.LaunchID, jobID, region string) (string, error) {
-	for _, r := range append([]string{region}, l.cfg.Regions...) {
-		job, err := l.cloudRun.Job(ctx, r, jobID)
-		switch {
-		case err == nil && job.Labels[cloudrun.LabelLaunch] == string(id):
-			return r, nil
-		case err != nil && flowrun.FaultOf(err) != flowrun.NotFound:
-			return "", err
+// permitted returns why a job may not be launched where its template wants it, as whom it
+// wants it: never is it launched elsewhere, or as somebody else, without a word.
+func (l *Launcher) permitted(r jobtemplate.Rendered, pool string) error {
+	refused := func(act, hint string, args ...any) error {
+		return &flowrun.Error{Fault: flowrun.Permanent, Act: act, Hint: fmt.Sprintf(hint, args...)}
+	}
+	switch {
+	case !slices.Contains(l.cfg.Projects, r.Project):
+		return refused("use the credentials of work pool "+pool,
+			"they name project %q and this installation launches in %s; clear the work pool's `credentials`, or add the project to the installation",
+			r.Project, strings.Join(l.cfg.Projects, ", "))
+	case r.ServiceAccountKey:
+		return refused("use the credentials of work pool "+pool,
+			"they hold the key of a service account, and jobs are created with this installation's own identity; "+
+				"clear the work pool's `credentials`, and name the identity of the flow with the job variable `service_account_name`")
+	case len(l.cfg.Regions) > 0 && !slices.Contains(l.cfg.Regions, r.Region):
+		return refused("launch in region "+r.Region,
+			"this installation launches in %s only; change the job variable `region`, or add the region to the installation",
+			strings.Join(l.cfg.Regions, ", "))
+	}
+	return nil
+}
+
+// search returns the name of the job of a launch whose place nobody recorded, wherever it
+// is, and the name given where it is nowhere.
+func (l *Launcher) search(ctx context.Context, id flowrun.LaunchID, name cloudrun.JobName) (cloudrun.JobName, error) {
+	places := []cloudrun.JobName{name}
+	for _, project := range l.cfg.Projects {
+		for _, region := range l.cfg.Regions {
+			places = append(places, cloudrun.JobName{Project: project, Region: region, Job: name.Job})
 		}
 	}
-	return "", nil
+	for _, place := range places {
+		job, err := l.cloudRun.Job(ctx, place)
+		switch {
+		case err == nil && job.Labels[cloudrun.LabelLaunch] == string(id):
+			return place, nil
+		case err != nil && flowrun.FaultOf(err) != flowrun.NotFound:
+			return name, err
+		}
+	}
+	return name, nil
 }
 
 // create creates the job; that it exists already is success where it is this launch's own.
-func (l *Launcher) create(ctx context.Context, rec flowrun.Record, jobID string, job rendered) error {
-	job.launch.Region, job.launch.JobID = job.Region, jobID
-	err := l.cloudRun.CreateJob(ctx, job.launch)
+func (l *Launcher) create(ctx context.Context, rec flowrun.Record, job cloudrun.Launch) error {
+	err := l.cloudRun.CreateJob(ctx, job)
 	switch {
 	case err == nil:
 		return nil
@@ -167,13 +171,13 @@ func (l *Launcher) create(ctx context.Context, rec flowrun.Record, jobID string,
 	case flowrun.FaultOf(err) != flowrun.Exists:
 		return err
 	}
-	there, err := l.cloudRun.Job(ctx, job.Region, jobID)
+	there, err := l.cloudRun.Job(ctx, job.Name)
 	if err != nil {
 		return err
 	}
 	if there.Labels[cloudrun.LabelLaunch] != string(rec.LaunchID) {
 		return &flowrun.Error{
-			Fault: flowrun.Permanent, Act: fmt.Sprintf("create job %s in %s", jobID, job.Region),
+			Fault: flowrun.Permanent, Act: "create job " + job.Name.String(),
 			Hint: fmt.Sprintf("a job of that name exists and belongs to launch %q, not to %q; delete it or change the flow run's name",
 				there.Labels[cloudrun.LabelLaunch], rec.LaunchID),
 		}

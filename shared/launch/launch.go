@@ -33,7 +33,7 @@ type Catalog interface {
 // CloudRun is what launching asks of Cloud Run.
 type CloudRun interface {
 	CreateJob(ctx context.Context, l cloudrun.Launch) error
-	Job(ctx context.Context, region, jobID string) (cloudrun.Job, error)
+	Job(ctx context.Context, name cloudrun.JobName) (cloudrun.Job, error)
 }
 
 // Ledger is what launching asks of the ledger.
@@ -45,7 +45,8 @@ type Ledger interface {
 
 // Config holds the limits of launching. Durations are settle.Config's where they have the same name.
 type Config struct {
-	Project string
+	// Projects are those that a work pool's credentials may name, the installation's own first.
+	Projects []string
 	// Install is the installation's id, PROJECT/NAME; Name its name alone, which fits a label.
 	Install, Name string
 	// Regions are those that may be launched in, all if there are none: a job whose region

@@ -76,7 +76,7 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	}
 	t.Cleanup(emulator.Close)
 	r.emulator = emulator
-	if r.cloudRun, err = cloudrun.New(t.Context(), project, emulator.ClientOptions()...); err != nil {
+	if r.cloudRun, err = cloudrun.New(t.Context(), emulator.ClientOptions()...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.cloudRun.Close() })
@@ -87,17 +87,17 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	r.deployed = r.deploy(prefect.NewDeployment{FlowID: flow.ID, Name: "prod", WorkPool: "etl"})
 	log := slog.New(slog.DiscardHandler)
 	r.settler = settle.New(r.prefect, r.cloudRun, r.ledger, r.messages, log, settle.Config{
-		Project: project, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
+		Projects: []string{project}, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Now: r.now,
 	})
 	cfg := launch.Config{
-		Project: project, Install: install, Name: "pushpool", Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
+		Projects: []string{project}, Install: install, Name: "pushpool", Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
 		LookAhead: 150 * time.Second, EarlyRead: 30 * time.Second, PutBackFor: time.Minute, Now: r.now,
 	}
 	for _, c := range change {
 		c(&cfg)
 	}
-	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.ledger, r.settler, r.messages, log, []string{"etl"}, cfg)
+	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.ledger, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
 	r.flowRuns = r.prefect
 	return r
 }

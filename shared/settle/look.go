@@ -1,6 +1,7 @@
 package settle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,8 @@ func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.L
 		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID,
 	}
 	if told != nil && told.LaunchID == c.LaunchID {
-		l.Region, l.JobName, l.ExecutionName = told.Execution.Region, told.Execution.Job, told.Execution.String()
+		l.Project, l.Region = told.Execution.Project, told.Execution.Region
+		l.JobName, l.ExecutionName = told.Execution.Job, told.Execution.String()
 	} else if strings.HasSuffix(fr.InfrastructurePID, "-"+c.LaunchID.Suffix()) {
 		l.JobName = fr.InfrastructurePID // the region is looked for
 	}
@@ -91,15 +93,11 @@ func (s *Settler) find(ctx context.Context, holder string, rec flowrun.Record, f
 	if l.JobName == "" && l.ClaimedAt.IsZero() {
 		l.JobName = jobtemplate.JobID(flowRunName, l.LaunchID)
 	}
-	regions := s.cfg.Regions
-	if l.Region != "" {
-		regions = []string{l.Region}
-	}
 	if l.JobName == "" {
-		regions = nil
+		return found{missing: true}, rec, nil
 	}
-	for _, region := range regions {
-		l.Region = region
+	for _, place := range s.places(l) {
+		l.Project, l.Region = place.Project, place.Region
 		f, err := s.findIn(ctx, l)
 		if err != nil {
 			return f, rec, err
@@ -108,11 +106,27 @@ func (s *Settler) find(ctx context.Context, holder string, rec flowrun.Record, f
 			continue
 		}
 		if rec.Region == "" && rec.Status == flowrun.StatusClaimed {
-			rec, err = s.apply(ctx, rec.FlowRunID, flowrun.Attempted{Holder: holder, LaunchID: l.LaunchID, Region: region, JobName: l.JobName})
+			rec, err = s.apply(ctx, rec.FlowRunID, flowrun.Attempted{
+				Holder: holder, LaunchID: l.LaunchID, Project: l.Project, Region: l.Region, JobName: l.JobName,
+			})
 		}
 		return f, rec, err
 	}
 	return found{missing: true}, rec, nil
+}
+
+// places are where the launch's job can be.
+func (s *Settler) places(l flowrun.Launch) []cloudrun.JobName {
+	if l.Region != "" {
+		return []cloudrun.JobName{s.name(l).JobName()}
+	}
+	var all []cloudrun.JobName
+	for _, project := range s.cfg.Projects {
+		for _, region := range s.cfg.Regions {
+			all = append(all, cloudrun.JobName{Project: project, Region: region, Job: l.JobName})
+		}
+	}
+	return all
 }
 
 func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
@@ -130,7 +144,7 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 	if flowrun.FaultOf(err) != flowrun.NotFound {
 		return found{}, err
 	}
-	job, err := s.cloudRun.Job(ctx, l.Region, l.JobName)
+	job, err := s.cloudRun.Job(ctx, s.name(l).JobName())
 	if err != nil {
 		if flowrun.FaultOf(err) == flowrun.NotFound {
 			return found{missing: true}, nil
@@ -154,7 +168,7 @@ func (s *Settler) name(l flowrun.Launch) cloudrun.ExecutionName {
 	if n, err := cloudrun.ParseExecutionName(l.ExecutionName); err == nil {
 		return n
 	}
-	return cloudrun.ExecutionName{Project: s.cfg.Project, Region: l.Region, Job: l.JobName, Execution: l.JobName + "-" + cloudrun.Token}
+	return cloudrun.JobName{Project: cmp.Or(l.Project, s.cfg.Projects[0]), Region: l.Region, Job: l.JobName}.Execution(cloudrun.Token)
 }
 
 // where is the links that end a message to the flow's author.

@@ -77,7 +77,7 @@ func newRig(t *testing.T) *rig {
 	r.deployed, err = r.people.CreateDeployment(t.Context(), prefect.NewDeployment{FlowID: flow.ID, Name: "prod", WorkPool: "etl"})
 	r.must(err)
 	r.settler = settle.New(r, r.cloudRun, r.ledger, r.messages, slog.New(slog.DiscardHandler), settle.Config{
-		Project: project, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
+		Projects: []string{project}, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, Now: r.now,
 	})
 	return r
@@ -228,14 +228,14 @@ func (l *losableLedger) lose() { l.Memory = ledger.NewMemory() }
 // fakeCloudRun has jobs and executions by name, as Cloud Run shows them.
 type fakeCloudRun struct {
 	executions map[cloudrun.ExecutionName]cloudrun.Execution
-	jobs       map[string]cloudrun.Job // by region/id
+	jobs       map[string]cloudrun.Job // by name
 	// stopped holds what was cancelled or deleted, in order.
 	stopped []string
 }
 
 func (f *fakeCloudRun) start(l flowrun.Launch, command ...string) {
 	labels := map[string]string{cloudrun.LabelLaunch: string(l.LaunchID)}
-	f.jobs[region+"/"+l.JobName] = cloudrun.Job{Region: region, ID: l.JobName, Labels: labels}
+	f.jobs[executionOf(l).JobName().String()] = cloudrun.Job{Name: executionOf(l).JobName(), Labels: labels}
 	f.executions[executionOf(l)] = cloudrun.Execution{Name: executionOf(l), Labels: labels, Command: command}
 }
 
@@ -249,20 +249,20 @@ func (f *fakeCloudRun) end(l flowrun.Launch, kind flowrun.OutcomeKind, at time.T
 // vanish removes job and execution.
 func (f *fakeCloudRun) vanish(l flowrun.Launch) {
 	delete(f.executions, executionOf(l))
-	delete(f.jobs, region+"/"+l.JobName)
+	delete(f.jobs, executionOf(l).JobName().String())
 }
 
 // unstarted makes the launch's job one that has not started its execution.
 func (f *fakeCloudRun) unstarted(l flowrun.Launch, j cloudrun.Job) {
 	delete(f.executions, executionOf(l))
-	j.Region, j.ID, j.Labels = region, l.JobName, f.jobs[region+"/"+l.JobName].Labels
-	f.jobs[region+"/"+l.JobName] = j
+	j.Name, j.Labels = executionOf(l).JobName(), f.jobs[executionOf(l).JobName().String()].Labels
+	f.jobs[executionOf(l).JobName().String()] = j
 }
 
-func (f *fakeCloudRun) Job(_ context.Context, region, id string) (cloudrun.Job, error) {
-	j, ok := f.jobs[region+"/"+id]
+func (f *fakeCloudRun) Job(_ context.Context, n cloudrun.JobName) (cloudrun.Job, error) {
+	j, ok := f.jobs[n.String()]
 	if !ok {
-		return j, &flowrun.Error{Fault: flowrun.NotFound, Act: "read job " + id}
+		return j, &flowrun.Error{Fault: flowrun.NotFound, Act: "read job " + n.String()}
 	}
 	return j, nil
 }
@@ -280,9 +280,9 @@ func (f *fakeCloudRun) CancelExecution(_ context.Context, n cloudrun.ExecutionNa
 	return nil
 }
 
-func (f *fakeCloudRun) DeleteJob(_ context.Context, region, id string) error {
-	f.stopped = append(f.stopped, "delete "+region+"/"+id)
-	delete(f.jobs, region+"/"+id)
+func (f *fakeCloudRun) DeleteJob(_ context.Context, n cloudrun.JobName) error {
+	f.stopped = append(f.stopped, "delete "+n.Region+"/"+n.Job)
+	delete(f.jobs, n.String())
 	return nil
 }
 

@@ -27,10 +27,10 @@ type Prefect interface {
 
 // CloudRun is what settling asks of Cloud Run.
 type CloudRun interface {
-	Job(ctx context.Context, region, jobID string) (cloudrun.Job, error)
+	Job(ctx context.Context, name cloudrun.JobName) (cloudrun.Job, error)
 	Execution(ctx context.Context, name cloudrun.ExecutionName) (cloudrun.Execution, error)
 	CancelExecution(ctx context.Context, name cloudrun.ExecutionName) error
-	DeleteJob(ctx context.Context, region, jobID string) error
+	DeleteJob(ctx context.Context, name cloudrun.JobName) error
 }
 
 // Ledger is what settling asks of the ledger.
@@ -51,9 +51,10 @@ type Messages interface {
 
 // Config holds the deadlines of settling.
 type Config struct {
-	Project string
-	Install string
-	// Regions are looked through for an execution whose region the ledger has lost.
+	// Projects are those that jobs may run in, the installation's own first.
+	Projects []string
+	Install  string
+	// Regions are looked through for an execution whose place the ledger has lost.
 	Regions []string
 	// Lease is how long one handler may write about a flow run; CallTimeout is the longest
 	// that one call to Prefect or Cloud Run takes. No call starts in the last CallTimeout of a lease.
@@ -308,7 +309,7 @@ func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f
 		}
 		return fmt.Errorf("%w: execution %s is being stopped because %s", ErrWait, f.execution.Name, why)
 	}
-	if err := s.cloudRun.DeleteJob(ctx, rec.Region, rec.JobName); err != nil {
+	if err := s.cloudRun.DeleteJob(ctx, s.name(rec.Launch).JobName()); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: job %s, which had not started, was deleted because %s", ErrWait, rec.JobName, why)

@@ -181,7 +181,7 @@ func TestWhatEndedBeforeItStarted(t *testing.T) {
 		r.cloudRun.executions[executionOf(l)] = x
 		another := r.flowRun()
 		unstarted := r.launch(another.ID)
-		r.cloudRun.jobs[region+"/"+unstarted.JobName].Labels[cloudrun.LabelLaunch] = "theirs"
+		r.cloudRun.jobs[executionOf(unstarted).JobName().String()].Labels[cloudrun.LabelLaunch] = "theirs"
 		r.cloudRun.unstarted(unstarted, cloudrun.Job{Failure: &flowrun.Outcome{Kind: flowrun.Image}})
 		for _, id := range []string{fr.ID, another.ID} {
 			r.must(r.look(id))

@@ -50,7 +50,7 @@ func full(id string) flowrun.Record {
 	launch := func(n string, s flowrun.Status) flowrun.Launch {
 		return flowrun.Launch{
 			LaunchID: flowrun.LaunchID("launch" + n), ScheduledStateAt: next(), Status: s,
-			WorkPool: "pool" + n, DeploymentID: "deployment" + n, Region: "region" + n, JobName: "job" + n,
+			WorkPool: "pool" + n, DeploymentID: "deployment" + n, Project: "project" + n, Region: "region" + n, JobName: "job" + n,
 			ExecutionName: "execution" + n, Outcome: flowrun.ExitCode, Reason: "reason" + n,
 			Report:     &flowrun.Report{Type: flowrun.StateScheduled, Name: "AwaitingRetry", Message: "message" + n, ScheduledTime: next()},
 			ReportedAt: next(), DueAt: next(), ClaimedAt: next(), LaunchedAt: next(), StartedAt: next(), FinishedAt: next(),

@@ -26,6 +26,7 @@ type command struct {
 	StandIn        standInCommand        `cmd:"" hidden:"" help:"Be the flow of the embedded stack."`
 	FindPython     findPythonCommand     `cmd:"" hidden:"" help:"Print the Python that Prefect is installed with."`
 	InstallPrefect installPrefectCommand `cmd:"" hidden:"" help:"Print a virtual environment with Prefect 3 or 2, made if it is not there."`
+	Compatibility  compatibilityCommand  `cmd:"" hidden:"" help:"Show what scripts/prefect-compat found out."`
 	FreePort       freePortCommand       `cmd:"" hidden:"" help:"Print a free port of 127.0.0.1."`
 }
 

@@ -1,6 +1,7 @@
 package prefecttest_test
 
 import (
+	"net/http"
 	"os"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func TestOneHeartbeatKeepsAPoolReady(t *testing.T) {
 		t.Cleanup(s.Close)
 		url, wait = s.URL(), time.Second
 	}
-	client, err := prefect.New(prefect.Config{APIURL: url})
+	client, err := prefect.New(prefect.Config{APIURL: url, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,85 @@
+# dispatcher: topic flow-runs → Cloud Run jobs.
+
+locals {
+  # Time: 60 s for a message and 10 s for its dead letter, below the lease of 75 s.
+  # CPU: a launch is 1.5 s of waiting for about ten calls, and 30 ms of CPU. 80 at a time are
+  # 80 / 1.5 = 53 launches/s with 1.6 CPU: bound by the CPU to 33/s, and far above what a region
+  # takes, 180 writes a minute = 3/s. Two instances, so that one may die.
+  # Memory: 80 messages of 1 MiB at most beside 100 MiB of program: 512Mi.
+  dispatcher = {
+    cpu             = "1"
+    memory          = "512Mi"
+    concurrency     = 80
+    max_instances   = 2
+    timeout_seconds = 75
+  }
+}
+
+module "dispatcher" {
+  source = "./modules/push_function"
+
+  installation  = local.installation
+  function      = "dispatcher"
+  description   = "Starts one execution for each flow run that is due."
+  size          = local.dispatcher
+  topic         = google_pubsub_topic.flow_runs
+  topic_kms_key = local.topic_kms_key
+  pubsub_agent  = local.agent["gcp-sa-pubsub"]
+  secrets       = local.core_secrets
+
+  environment = merge(local.core_environment, { DEFAULT_IMAGE = var.default_flow_image },
+    var.flow_prefect_api_url == null ? {} : { CONTAINER_PREFECT_API_URL = var.flow_prefect_api_url },
+    var.prefect_api_key == null ? {} : { CONTAINER_PREFECT_API_KEY_SECRET = local.api_key },
+    var.prefect_auth_string == null ? {} : { CONTAINER_PREFECT_API_AUTH_STRING_SECRET = local.auth_string },
+  )
+
+  notification_channels = var.notification_channels
+}
+
+# Jobs are made here and have no names before, so a project is the narrowest that there is.
+resource "google_project_iam_custom_role" "launch" {
+  project     = var.project
+  role_id     = "${local.role_prefix}_launch"
+  title       = "${var.name}: launch"
+  description = "Create jobs, which starts them; read them."
+  permissions = [
+    "run.jobs.create",
+    "run.jobs.get",
+    "run.jobs.run",              # a job with a start token starts when it is created
+    "run.jobs.runWithOverrides", # so that a job can be run again by the same identity
+  ]
+}
+
+resource "google_project_iam_member" "launch" {
+  project = var.project
+  role    = google_project_iam_custom_role.launch.id
+  member  = module.dispatcher.member
+}
+
+# Each of the three may find that an execution ended, or has to be stopped.
+resource "google_project_iam_custom_role" "settle" {
+  project     = var.project
+  role_id     = "${local.role_prefix}_settle"
+  title       = "${var.name}: settle"
+  description = "Read how jobs and executions fare, stop them, delete jobs that must not start."
+  permissions = [
+    "run.jobs.get",
+    "run.jobs.delete",
+    "run.executions.get",
+    "run.executions.list",
+    "run.executions.cancel",
+    "run.tasks.get",
+  ]
+}
+
+resource "google_project_iam_member" "settle" {
+  for_each = {
+    dispatcher = module.dispatcher.member
+    finalizer  = module.finalizer.member
+    reconciler = module.reconciler.member
+  }
+
+  project = var.project
+  role    = google_project_iam_custom_role.settle.id
+  member  = each.value
+}

@@ -1,0 +1,64 @@
+output "flow_runs_topic" {
+  description = "The topic that takes run requests."
+  value       = google_pubsub_topic.flow_runs.id
+}
+
+output "lifecycle_topic" {
+  description = "The topic that each step of a launch is told on."
+  value       = google_pubsub_topic.lifecycle.id
+}
+
+output "webhook_url" {
+  description = "Where Prefect's automation sends events. null: there is no webhook."
+  value       = one([for w in module.webhook : w.uri])
+}
+
+output "work_pools" {
+  description = "The work pools that are served."
+  value       = var.work_pools
+}
+
+output "flow_service_account" {
+  description = "The e-mail of the identity that flows run as: service_account_name of the base job template."
+  value       = google_service_account.flows.email
+}
+
+output "flow_repository" {
+  description = "Where flows' images are pushed to. null: no repository was asked for."
+  value = one([
+    for r in google_artifact_registry_repository.flows : "${r.location}-docker.pkg.dev/${r.project}/${r.repository_id}"
+  ])
+}
+
+output "dead_letter_subscriptions" {
+  description = "The subscriptions from which dead letters are pulled."
+  value       = [module.dispatcher.dead_letter_subscription, module.finalizer.dead_letter_subscription]
+}
+
+output "region" {
+  description = "The region that jobs run in first."
+  value       = local.job_regions[0]
+}
+
+output "log_query" {
+  description = "The query of Cloud Logging that shows what the functions do; add labels.\"pushpool-flow-run\"=\"ID\" for one flow run."
+  value       = local.functions_log_filter
+}
+
+output "source_files" {
+  description = "What is in the functions' source archive."
+  value       = module.source.files
+}
+
+output "sink_filter" {
+  description = "Which log entries the finalizer is told of."
+  value       = google_logging_project_sink.executions.filter
+}
+
+output "environment" {
+  description = "The environment variables that each function is given."
+  value = merge(
+    { dispatcher = module.dispatcher.environment, finalizer = module.finalizer.environment, reconciler = module.reconciler.environment },
+    { for key, w in module.webhook : key => w.environment },
+  )
+}

@@ -123,7 +123,7 @@ type Discarded struct {
 	LaunchID LaunchID
 }
 
-func (e Discarded) apply(r Record, _ time.Time) (Record, error) {
+func (e Discarded) apply(r Record, now time.Time) (Record, error) {
 	if !r.heldBy(e.Holder) || r.LaunchID != e.LaunchID || r.Status != StatusClaimed {
 		return r, ErrLost
 	}
@@ -132,7 +132,7 @@ func (e Discarded) apply(r Record, _ time.Time) (Record, error) {
 		r.Launch, r.Previous = r.Previous[0], r.Previous[1:]
 		r.ExpireAt = expiry(r.ReportedAt)
 	}
-	return leased(r, Lease{}), nil
+	return empty(leased(r, Lease{}), now), nil
 }
 
 // Attempted is recorded before the first try to create the job, so that whoever takes over
@@ -324,7 +324,7 @@ func (e Released) apply(r Record, now time.Time) (Record, error) {
 		}
 		return r, nil
 	}
-	return leased(r, Lease{}), nil
+	return empty(leased(r, Lease{}), now), nil
 }
 
 // heldBy reports whether holder was the last to take the lease. It may be over: as long as
@@ -364,6 +364,15 @@ func recalled(r Record, id LaunchID) (Record, Launch, bool) {
 	l := r.Previous[i]
 	r.Previous = slices.Concat(r.Previous[:i], r.Previous[i+1:])
 	return r, l, true
+}
+
+// empty lets a record be forgotten that holds no launch: of a flow run that turned out to be
+// somebody else's, or that nobody claimed after all.
+func empty(r Record, now time.Time) Record {
+	if r.Status == StatusNone {
+		r.ExpireAt = expiry(now)
+	}
+	return r
 }
 
 func expiry(reportedAt time.Time) time.Time {

@@ -101,7 +101,9 @@ func TestApply(t *testing.T) {
 		{
 			"Claimed, refused, nothing before: nothing is known",
 			record(flowrun.StatusClaimed, func(r *flowrun.Record) { r.Previous = nil }), flowrun.Discarded{Holder: "a", LaunchID: "l2"},
-			func(r *flowrun.Record) { *r = flowrun.Record{FlowRunID: "f"} }, nil,
+			func(r *flowrun.Record) {
+				*r = flowrun.Record{FlowRunID: "f", ExpireAt: now.Add(flowrun.Retention)}
+			}, nil,
 		},
 		{
 			"Claimed, put back: Finished, with a report that makes it SCHEDULED",
@@ -240,6 +242,13 @@ func TestApply(t *testing.T) {
 		{
 			"released soon, for a request that may be under way", record(flowrun.StatusLaunched), flowrun.Released{Holder: "a", At: now.Add(time.Second)},
 			func(r *flowrun.Record) { r.LeaseUntil = now.Add(time.Second) }, nil,
+		},
+		{
+			"released without a launch: it may be forgotten", flowrun.Record{FlowRunID: "f", LeaseHolder: "a", LeaseUntil: now.Add(time.Second)},
+			flowrun.Released{Holder: "a", At: now},
+			func(r *flowrun.Record) {
+				*r = flowrun.Record{FlowRunID: "f", ExpireAt: now.Add(flowrun.Retention)}
+			}, nil,
 		},
 		{"released never extends a lease", record(flowrun.StatusLaunched), flowrun.Released{Holder: "a", At: now.Add(time.Hour)}, func(*flowrun.Record) {}, nil},
 		{"released by somebody else", record(flowrun.StatusLaunched, otherHas), flowrun.Released{Holder: "a", At: now}, nil, flowrun.ErrDone},

@@ -109,7 +109,7 @@ type Record struct {
 
 	// Previous holds the last launches before this one, newest first, at most maxPrevious.
 	Previous []Launch `firestore:"previous"`
-	// ExpireAt is when the ledger may forget the flow run; zero until the verdict is reported.
+	// ExpireAt is when the ledger may forget the flow run; zero while a launch is not reported.
 	ExpireAt time.Time `firestore:"expireAt,omitempty"`
 }
 

@@ -12,20 +12,27 @@ import (
 	"github.com/pushpool/pushpool/shared/settle"
 )
 
+// until waits for a process, which starts and ends in its own time.
+func (r *rig) until(done func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatal("nothing happened for 10 s")
+		}
+	}
+}
+
 // over waits until no execution of the flow run is alive.
 func (r *rig) over(id string) {
 	r.t.Helper()
 	for _, x := range r.executions(id) {
 		name, err := cloudrun.ParseExecutionName(x.Name)
 		r.must(err)
-		for {
+		r.until(func() bool {
 			x, err := r.cloudRun.Execution(r.t.Context(), name)
 			r.must(err)
-			if x.Outcome != nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond) // a process ends in its own time
-		}
+			return x.Outcome != nil
+		})
 	}
 }
 
@@ -42,9 +49,7 @@ func (r *rig) running() prefect.FlowRun {
 func (r *rig) kill(id string) {
 	r.t.Helper()
 	x := r.executions(id)
-	for r.emulator.Kill(x[len(x)-1].Name) != nil { // it has no process yet
-		time.Sleep(10 * time.Millisecond)
-	}
+	r.until(func() bool { return r.emulator.Kill(x[len(x)-1].Name) == nil }) // it may have no process yet
 	r.over(id)
 }
 

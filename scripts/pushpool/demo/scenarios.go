@@ -295,7 +295,7 @@ func (d *demo) running(ctx context.Context) (prefect.FlowRun, moment, error) {
 // heard reports whether the webhook was told of the flow run when it was SCHEDULED.
 func (d *demo) heard(flowRunID string) bool {
 	for _, l := range d.Functions.Lines(flowRunID) {
-		if l.Function == "webhook" {
+		if l.Function == "webhook" && l.StateType == string(flowrun.StateScheduled) {
 			return true
 		}
 	}

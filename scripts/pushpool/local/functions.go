@@ -36,6 +36,7 @@ type Line struct {
 	MessageID string    `json:"message_id"`
 	Message   string    `json:"message"`
 	Verdict   string    `json:"verdict"`
+	StateType string    `json:"state_type"` // the webhook's: of the event
 	Error     string    `json:"error"`
 	// Took is the handler's time, in seconds.
 	Took float64 `json:"took"`

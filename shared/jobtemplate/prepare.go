@@ -81,14 +81,14 @@ func isoformat(t time.Time) string {
 }
 
 // mergeLabels returns labels under those that are there already, cut to what Cloud Run
-// takes by dropping the last of labels.
-func mergeLabels(labels *object, there any) (*object, error) {
+// takes, and most at most, by dropping the last of labels.
+func mergeLabels(labels *object, there any, most int) (*object, error) {
 	have, ok := there.(*object)
 	if !ok {
 		return nil, problem("the labels in job_body", "they are "+kind(there), "write an object of names and values")
 	}
 	merged := sanitize(labels).union(have)
-	excess := merged.len() - maxLabels
+	excess := merged.len() - most
 	kept := newObject(merged.len())
 	for _, p := range slices.Backward(merged.pairs) {
 		if excess > 0 && have.find(p.key) < 0 {
@@ -171,7 +171,7 @@ func (p *prepared) setLabels(o, labels *object) error {
 	if !ok {
 		there = newObject(0)
 	}
-	merged, err := mergeLabels(labels, there)
+	merged, err := mergeLabels(labels, there, maxLabels-p.reservedLabels)
 	if err != nil {
 		return err
 	}

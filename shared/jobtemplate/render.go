@@ -52,6 +52,8 @@ type Input struct {
 	Environment map[string]string
 	// DefaultProject is Rendered.Project where no credentials are given.
 	DefaultProject string
+	// ReservedLabels is for how many labels of the launcher there has to be room.
+	ReservedLabels int
 	// DefaultImage is the image where the template has none.
 	DefaultImage string
 }
@@ -140,7 +142,8 @@ func render(ctx context.Context, in Input, lookup Lookup) (Rendered, error) {
 // prepared is what a worker of the pool's type would create a job from.
 type prepared struct {
 	configuration
-	v1 bool
+	v1             bool
+	reservedLabels int
 	// workerName is the job's name at the worker, which appends randomHex random hexadecimal
 	// digits. Only a v1 body holds it, and loses it in translation: ours is JobID's.
 	workerName string
@@ -148,7 +151,7 @@ type prepared struct {
 }
 
 func prepare(ctx context.Context, in Input, lookup Lookup) (prepared, error) {
-	var p prepared
+	p := prepared{reservedLabels: in.ReservedLabels}
 	switch strings.TrimSuffix(in.PoolType, ":push") {
 	case "cloud-run-v2":
 	case "cloud-run":

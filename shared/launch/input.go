@@ -25,6 +25,7 @@ func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *pre
 		Settings:            cfg.Settings,
 		DefaultProject:      cfg.Projects[0],
 		DefaultImage:        cfg.DefaultImage,
+		ReservedLabels:      len(ourLabels(cfg, fr.ID, "")),
 	}
 	if deployment != nil {
 		in.DeploymentJobVariables = deployment.JobVariables

@@ -109,11 +109,13 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 		return cloudrun.Launch{}, err
 	}
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
-	cloudrun.SetLabels(body, map[string]string{
-		cloudrun.LabelFlowRun: fr.ID, cloudrun.LabelLaunch: string(rec.LaunchID), cloudrun.LabelInstall: l.cfg.Name,
-	})
+	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID))
 	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}
 	return cloudrun.Launch{Name: name, Token: cloudrun.Token, Job: body}, nil
+}
+
+func ourLabels(cfg Config, flowRunID string, id flowrun.LaunchID) map[string]string {
+	return map[string]string{cloudrun.LabelFlowRun: flowRunID, cloudrun.LabelLaunch: string(id), cloudrun.LabelInstall: cfg.Name}
 }
 
 // permitted returns why a job may not be launched where its template wants it, as whom it

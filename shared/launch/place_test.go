@@ -2,6 +2,7 @@ package launch_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -46,6 +47,23 @@ func TestAnAllowedProjectIsLaunchedIn(t *testing.T) {
 				t.Errorf("the ledger has project %q", rec.Project)
 			}
 		})
+	}
+}
+
+// TestOurLabelsFindRoom holds that job variables with as many labels as Cloud Run takes do not
+// keep ours out: by them an execution is recognised.
+func TestOurLabelsFindRoom(t *testing.T) {
+	r := newRig(t)
+	labels := map[string]any{}
+	for i := range 70 {
+		labels[fmt.Sprintf("l%02d", i)] = "x"
+	}
+	fr := r.flowRun(prefect.NewFlowRun{JobVariables: map[string]any{"labels": labels}})
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
+	x := r.executions(fr.ID)[0]
+	if len(x.Labels) > 64 || x.Labels[cloudrun.LabelLaunch] == "" || x.Labels["l00"] != "x" {
+		t.Errorf("%d labels: %v", len(x.Labels), x.Labels)
 	}
 }
 

@@ -226,7 +226,9 @@ func cancelled(ctx context.Context, d *demo) (figures, error) {
 
 func sweptUp(ctx context.Context, d *demo) (figures, error) {
 	d.say("the automation is disabled: Prefect tells nobody")
-	if err := d.Prefect.SetAutomationEnabled(ctx, local.Automation, false); err != nil {
+	err := d.Prefect.SetAutomationEnabled(ctx, local.Automation, false)
+	without := flowrun.FaultOf(err) == flowrun.Permanent && err != nil // the server has no events at all
+	if err != nil && !without {
 		return figures{}, err
 	}
 	time.Sleep(2 * time.Second) // a real server goes on with what it has loaded for a moment
@@ -237,6 +239,9 @@ func sweptUp(ctx context.Context, d *demo) (figures, error) {
 	f, err := d.completes(ctx, fr.ID, "Berlin", event)
 	if err == nil && d.heard(fr.ID) {
 		err = errors.New("the webhook was called all the same")
+	}
+	if without {
+		return f, err
 	}
 	return f, errors.Join(err, d.Prefect.SetAutomationEnabled(ctx, local.Automation, true))
 }

@@ -20,8 +20,8 @@ import (
 // startPrefect starts a Prefect server, real or embedded. It returns the environment that
 // containers have, and what deploys the flow once the work pool is there.
 func (s *Stack) startPrefect(ctx context.Context, root string) (containers []string, deploy func(context.Context) error, err error) {
-	venv := ""
-	if !s.Embedded {
+	venv, url := "", os.Getenv("PREFECT_API_URL")
+	if !s.Embedded && (url == "" || !s.LightFlow) {
 		if venv, err = Venv(ctx, root, Prefect3, s.Python, s.Say); errors.Is(err, errNoPython) {
 			s.Say("%v; going on with a stand-in for the Prefect server and the flow", err)
 			s.Embedded = true
@@ -33,10 +33,16 @@ func (s *Stack) startPrefect(ctx context.Context, root string) (containers []str
 	if err != nil {
 		return nil, nil, err
 	}
-	if s.Embedded {
+	switch {
+	case s.Embedded:
 		containers, err = s.startEmbedded(weather)
 		deploy = s.deployEmbedded
-	} else {
+	case venv == "":
+		s.apiURL = url
+		s.note("Prefect", url)
+		containers, err = s.lightContainers(weather)
+		deploy = s.deployEmbedded
+	default:
 		err = s.startServer(ctx, venv)
 		containers = []string{
 			"PATH=" + filepath.Join(venv, "bin") + ":/usr/bin:/bin", "HOME=" + s.dir, "WEATHER_URL=" + weather,

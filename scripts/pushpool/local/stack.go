@@ -20,6 +20,7 @@ import (
 
 	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
+	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/publish"
 	"github.com/pushpool/pushpool/shared/timer/timertest"
@@ -256,9 +257,14 @@ func (s *Stack) setUpPrefect(ctx context.Context) error {
 	if err := s.Prefect.CreateWorkPool(ctx, WorkPool, "cloud-run-v2", template); err != nil {
 		return err
 	}
-	return s.Prefect.EnsureWebhook(ctx, prefect.WebhookSetup{
+	err = s.Prefect.EnsureWebhook(ctx, prefect.WebhookSetup{
 		BlockName: "pushpool", AutomationName: Automation, URL: s.Functions.URL("webhook"), Secret: secret, WorkPools: []string{WorkPool},
 	})
+	if err != nil && flowrun.FaultOf(err) == flowrun.Permanent { // a server without events
+		s.Say("%v", err)
+		return nil
+	}
+	return err
 }
 
 // schedule is Cloud Scheduler: it calls the reconciler.

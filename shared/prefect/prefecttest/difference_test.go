@@ -15,32 +15,37 @@ type since struct {
 }
 
 // differences are the rules that not all servers keep alike, by name, each with its outcomes in the
-// order of the releases. Every other rule holds for all of them.
+// order of the releases: 3.6 for what 3.4.25 does as 2.20 and 3.6.29 as 3.8.8. Every other rule holds
+// for all of them, from 3.1.3 on: before it no retry_type told who retries.
 var differences = map[string][]since{
 	"PENDING over CANCELLED is refused": {
 		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
-		{"3.0", outcome{prefect.StatusAbort, cancelled, "Cancelled"}},
+		{"3.6", outcome{prefect.StatusAbort, cancelled, "Cancelled"}},
 	},
 	"SCHEDULED over CANCELLED": {
 		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
-		{"3.0", outcome{prefect.StatusAccept, scheduled, "Scheduled"}},
+		{"3.6", outcome{prefect.StatusAccept, scheduled, "Scheduled"}},
 	},
 	"RUNNING over CANCELLED": {
 		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
-		{"3.0", outcome{prefect.StatusAccept, running, "Running"}},
+		{"3.6", outcome{prefect.StatusAccept, running, "Running"}},
 	},
 	"COMPLETED over CANCELLED": {
 		{"2.20", outcome{prefect.StatusReject, cancelled, "Cancelled"}},
-		{"3.0", outcome{prefect.StatusAccept, completed, "Completed"}},
+		{"3.6", outcome{prefect.StatusAccept, completed, "Completed"}},
 	},
 	"another name over PENDING": {
 		{"2.20", outcome{prefect.StatusAbort, pending, "Pending"}},
 		{"3.6.22", outcome{prefect.StatusAccept, pending, "Submitting"}},
 	},
-	limitHolds: {{"2.20", false}, {"3.0.4", true}},
+	limitHolds:   {{"2.20", false}, {"3.0.4", true}},
+	slotIsLeased: {{"2.20", false}, {"3.4.11", true}},
 }
 
-const limitHolds = "a deployment's limit holds the second claim back"
+const (
+	limitHolds   = "a deployment's limit holds the second claim back"
+	slotIsLeased = "a deployment's slot comes with a lease"
+)
 
 // expected returns a differing rule's outcome of the release under test.
 func expected[T any](p *prefectServer, rule string) T {

@@ -170,7 +170,7 @@ func parts(template any) (configuration, variables any, err error) {
 	if !ok || !also {
 		return nil, nil, problem("base job template", "it lacks `job_configuration` or `variables`", defaultTemplate)
 	}
-	return configuration, variables, nil
+	return clone(configuration), variables, nil
 }
 
 // defaultValues returns the defaults of the template's variables that are not null.
@@ -204,7 +204,7 @@ func defaultValues(variables any) (*object, error) {
 			return nil, problem(where, fmt.Sprintf("the default of %q %v", name, err), "make it simpler")
 		}
 		if d != nil {
-			defaults.set(name, d)
+			defaults.set(name, clone(d))
 		}
 	}
 	return defaults, nil
@@ -212,8 +212,11 @@ func defaultValues(variables any) (*object, error) {
 
 // readable decodes what is not decoded yet, and leaves a map as it is.
 func readable(v any) (any, error) {
-	if _, ok := v.(map[string]any); ok {
+	switch v := v.(type) {
+	case map[string]any:
 		return v, nil
+	case Document:
+		return v.value, nil
 	}
 	return convert(v, 0)
 }

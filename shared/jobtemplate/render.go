@@ -24,11 +24,11 @@ type Lookup interface {
 
 // Input is what a launch's job is made from.
 //
-// A field of type any holds JSON: a json.RawMessage as Prefect sent it, or a map[string]any
-// decoded with UseNumber (1 and 1.0 give different text), or nil. Only the first keeps the
-// order of keys, which shows where an object is put into text, where two labels become one,
-// and which labels are dropped beyond 64; a map is taken in alphabetical order.
-// Nothing given is changed.
+// A field of type any holds JSON: a json.RawMessage as Prefect sent it, a Document read from
+// one, a map[string]any decoded with UseNumber (1 and 1.0 give different text), or nil. Only
+// the first two keep the order of keys, which shows where an object is put into text, where
+// two labels become one, and which labels are dropped beyond 64; a map is taken in
+// alphabetical order. Nothing given is changed.
 type Input struct {
 	// PoolType is the work pool's type: cloud-run-v2 or cloud-run, with or without :push.
 	PoolType        string

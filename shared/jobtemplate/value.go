@@ -138,6 +138,8 @@ func convert(v any, depth int) (any, error) {
 		return v, nil
 	case json.RawMessage:
 		return decode(v, depth)
+	case Document:
+		return clone(v.value), nil
 	case map[string]any:
 		o := newObject(len(v))
 		for _, k := range slices.Sorted(maps.Keys(v)) {
@@ -169,6 +171,37 @@ func convert(v any, depth int) (any, error) {
 		return nil, fmt.Errorf("cannot be encoded as JSON: %w", err)
 	}
 	return decode(b, depth)
+}
+
+// Document is JSON that was read once, to be used in many renders, also at the same time.
+type Document struct{ value any }
+
+// Read reads a JSON document and keeps the order of its keys.
+func Read(raw json.RawMessage) (Document, error) {
+	v, err := decode(raw, 0)
+	if err != nil {
+		return Document{}, fmt.Errorf("the document %w", err)
+	}
+	return Document{v}, nil
+}
+
+// clone copies a value as deep as it can be changed.
+func clone(v any) any {
+	switch v := v.(type) {
+	case *object:
+		o := newObject(v.len())
+		for k, e := range v.all() {
+			o.set(k, clone(e))
+		}
+		return o
+	case []any:
+		l := make([]any, len(v))
+		for i := range v {
+			l[i] = clone(v[i])
+		}
+		return l
+	}
+	return v
 }
 
 // decode reads a JSON document of which nothing is known yet. No document at all is null.

@@ -13,10 +13,10 @@ import (
 const prefectVersion = "3.8.8"
 
 // input is what a flow run's job is made from, in jobtemplate's words.
-func input(cfg Config, pool prefect.WorkPool, flow prefect.Flow, deployment *prefect.Deployment, fr prefect.FlowRun) jobtemplate.Input {
+func input(cfg Config, pool prefect.WorkPool, template any, flow prefect.Flow, deployment *prefect.Deployment, fr prefect.FlowRun) jobtemplate.Input {
 	in := jobtemplate.Input{
 		PoolType:            pool.Type,
-		BaseJobTemplate:     pool.BaseJobTemplate,
+		BaseJobTemplate:     template,
 		FlowRunJobVariables: fr.JobVariables,
 		FlowRun:             jobtemplate.FlowRun{ID: fr.ID, Name: fr.Name, FlowID: fr.FlowID, DeploymentID: fr.DeploymentID, Fields: fr},
 		Flow:                jobtemplate.Flow{ID: flow.ID, Name: flow.Name, Fields: flow},

@@ -94,7 +94,7 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	if err := g.Wait(); err != nil {
 		return cloudrun.Launch{}, err
 	}
-	r, err := jobtemplate.Render(ctx, input(l.cfg, pool, flow, deployment, fr), l.lookup)
+	r, err := jobtemplate.Render(ctx, input(l.cfg, pool, l.templates.of(pool), flow, deployment, fr), l.lookup)
 	if err != nil {
 		return cloudrun.Launch{}, err
 	}

@@ -80,6 +80,8 @@ type Launcher struct {
 	log      *slog.Logger
 	pools    map[string]bool
 	cfg      Config
+
+	templates documents
 }
 
 // New returns a launcher for the work pools named.

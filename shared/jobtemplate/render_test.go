@@ -258,7 +258,7 @@ func BenchmarkDefaultTemplate(b *testing.B) {
 }
 
 // BenchmarkRenderBySize shows that time grows with what there is to resolve, and not faster: the
-// time for one variable is the same for 10 as for 1,000.
+// time for one variable does not rise from 10 of them to 1,000.
 func BenchmarkRenderBySize(b *testing.B) {
 	for _, size := range []int{10, 100, 1000} {
 		b.Run(strconv.Itoa(size), func(b *testing.B) {

@@ -81,8 +81,7 @@ func (c *localCommand) Run(ctx context.Context) error {
 		return err
 	}
 	defer stack.Close()
-	fmt.Println(stack.Describe())
-	fmt.Println("Ctrl-C stops it all.")
+	fmt.Printf("%s\n\nAsk for a flow run, {\"deployment\": \"weather/guide\", …}:\n\n  %s\n\nCtrl-C stops it all.\n", stack.Describe(), stack.Ask())
 	<-ctx.Done()
 	return nil
 }

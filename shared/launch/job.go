@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
 // errCapacity marks a job that Cloud Run definitely refused to create now.
@@ -59,8 +61,8 @@ func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record
 	if err != nil && !errors.Is(err, flowrun.ErrDone) {
 		return err
 	}
-	l.log.InfoContext(ctx, "launched", "flow_run_id", rec.FlowRunID, "deployment_id", rec.DeploymentID,
-		"work_pool", rec.WorkPool, "execution", execution.String())
+	telemetry.Note(ctx, l.log, fr.ID, "launched", slog.String("deployment_id", fr.DeploymentID),
+		slog.String("work_pool", fr.WorkPoolName), slog.String("execution", execution.String()))
 	return nil
 }
 

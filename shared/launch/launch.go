@@ -12,6 +12,7 @@ import (
 	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/settle"
+	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
 // FlowRuns is what launching asks of Prefect about flow runs.
@@ -217,7 +218,7 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 	}
 	// Refused: a deployment's limit (Prefect sets it SCHEDULED for later, which is an event),
 	// or somebody else was faster.
-	l.log.InfoContext(ctx, "Prefect did not accept PENDING", "flow_run_id", fr.ID, "status", answer.Status, "reason", answer.Reason)
+	telemetry.Note(ctx, l.log, fr.ID, "claimed in vain", slog.String("status", string(answer.Status)), slog.String("reason", answer.Reason))
 	return l.discard(ctx, holder, rec)
 }
 

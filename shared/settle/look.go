@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
 // Claim is who holds a flow run, as Prefect tells it: the newest PENDING of its history.
@@ -223,7 +225,7 @@ func (s *Settler) later(ctx context.Context, rec flowrun.Record, at time.Time, c
 	if err := s.messages.DispatchAt(ctx, rec.FlowRunID, at, cause); err != nil {
 		return err
 	}
-	s.log.InfoContext(ctx, "flow run "+why, "flow_run_id", rec.FlowRunID, "look_again_at", at)
+	telemetry.Note(ctx, s.log, rec.FlowRunID, why, slog.Time("look_again_at", at))
 	return nil
 }
 

@@ -41,6 +41,16 @@ next:
 	}
 }
 
+// Note says what was done about a flow run: on the line that ctx carries if that is about the
+// same one, so that a message has one line; else on a line of its own.
+func Note(ctx context.Context, log *slog.Logger, flowRunID, did string, attrs ...slog.Attr) {
+	if lineValue(ctx, FlowRunID) == flowRunID {
+		Add(ctx, append([]slog.Attr{slog.String("did", did)}, attrs...)...)
+		return
+	}
+	log.LogAttrs(ctx, slog.LevelInfo, did, append([]slog.Attr{slog.String(FlowRunID, flowRunID)}, attrs...)...)
+}
+
 // Attrs returns a copy of what was added to the line that ctx carries, in the order in which
 // the keys were first added.
 func Attrs(ctx context.Context) []slog.Attr {

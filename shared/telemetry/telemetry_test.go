@@ -180,3 +180,29 @@ func lines(t *testing.T, out *bytes.Buffer) []map[string]any {
 	}
 	return all
 }
+
+func TestANoteIsOnTheLineOfItsFlowRun(t *testing.T) {
+	var out bytes.Buffer
+	log := telemetry.NewLogger(&out, "p", slog.LevelInfo)
+	ctx := telemetry.WithLine(t.Context())
+	telemetry.Add(ctx, slog.String(telemetry.FlowRunID, "a"))
+	telemetry.Note(ctx, log, "a", "launched", slog.String("execution", "x"))
+	if out.Len() > 0 {
+		t.Errorf("a line of its own: %s", &out)
+	}
+	if diff := cmp.Diff([]string{"flow_run_id=a", "did=launched", "execution=x"}, texts(telemetry.Attrs(ctx))); diff != "" {
+		t.Errorf("the line (-want +got):\n%s", diff)
+	}
+	telemetry.Note(ctx, log, "b", "launched")
+	if !strings.Contains(out.String(), `"message":"launched"`) || !strings.Contains(out.String(), `"flow_run_id":"b"`) {
+		t.Errorf("another flow run's line: %s", &out)
+	}
+}
+
+func texts(attrs []slog.Attr) []string {
+	all := make([]string, len(attrs))
+	for i, a := range attrs {
+		all[i] = a.String()
+	}
+	return all
+}

@@ -5,6 +5,7 @@ package local
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -328,6 +329,13 @@ func (s *Stack) Describe() string {
 		fmt.Fprintf(&b, "  %-12s %s\n", u[0], u[1])
 	}
 	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// Ask returns a command that publishes a run request on the topic flow-runs.
+func (s *Stack) Ask() string {
+	request := base64.StdEncoding.EncodeToString([]byte(`{"deployment": "weather/guide", "parameters": {"city": "Madrid"}}`))
+	return fmt.Sprintf(`curl http://%s/v1/projects/%s/topics/%s:publish -d '{"messages": [{"data": "%s"}]}'`,
+		os.Getenv("PUBSUB_EMULATOR_HOST"), Project, TopicFlowRuns, request)
 }
 
 // Root returns the folder of this repository's clone, above the working directory.

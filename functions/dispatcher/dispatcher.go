@@ -36,7 +36,7 @@ type Deployments interface {
 // Waiting is what wakes and the ends of flow runs ask of Prefect.
 type Waiting interface {
 	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
-	Limited(ctx context.Context, pool string) (bool, error)
+	LimitedLately(ctx context.Context, pool string) (bool, error)
 }
 
 // Dispatcher handles deliveries from the topic flow-runs.
@@ -95,39 +95,42 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 		case state == flowrun.StateScheduled, state == flowrun.StateCancelling:
 			return dispatch(r.FlowRunID)
 		case state.Terminal():
-			workPool, deploymentID, err := d.freed(ctx, r)
-			if err != nil {
+			workPool, err := d.freed(ctx, r)
+			if err != nil || workPool == "" {
 				return err
 			}
-			return wake(workPool, deploymentID)
+			return wake(workPool, "")
 		}
 		telemetry.Add(ctx, slog.String("ignored", "nothing follows from an event of this state type"))
 	}
 	return nil
 }
 
-// freed returns the work pool and the deployment of which a slot may have come free when a
-// flow run ended; empty where nothing of ours can wait for one.
-func (d *Dispatcher) freed(ctx context.Context, e message.PrefectEvent) (workPool, deploymentID string, err error) {
-	workPool, deploymentID = e.WorkPool, e.DeploymentID
-	if workPool == "" { // the portable template cannot tell
-		ended, err := d.waiting.FlowRuns(ctx, prefect.Filter{IDs: []string{e.FlowRunID}, WorkPools: d.workPools})
-		if err != nil || len(ended) == 0 {
-			return "", "", err
+// freed returns the work pool of which a slot came free when a flow run ended; empty where
+// nothing of ours waits for one. It costs no call while no pool of ours has a limit.
+func (d *Dispatcher) freed(ctx context.Context, e message.PrefectEvent) (workPool string, err error) {
+	var limited []string
+	for _, pool := range d.workPools {
+		is, err := d.waiting.LimitedLately(ctx, pool)
+		if err != nil {
+			return "", err
 		}
-		workPool, deploymentID = ended[0].WorkPoolName, ended[0].DeploymentID
+		if is {
+			limited = append(limited, pool)
+		}
 	}
-	if !slices.Contains(d.workPools, workPool) {
-		return "", "", nil
+	if e.WorkPool != "" || len(limited) == 0 {
+		if slices.Contains(limited, e.WorkPool) {
+			return e.WorkPool, nil
+		}
+		return "", nil
 	}
-	limited, err := d.waiting.Limited(ctx, workPool)
-	if err != nil {
-		return "", "", err
+	// The portable template cannot tell the work pool.
+	ended, err := d.waiting.FlowRuns(ctx, prefect.Filter{IDs: []string{e.FlowRunID}, WorkPools: limited})
+	if err != nil || len(ended) == 0 {
+		return "", err
 	}
-	if !limited {
-		workPool = "" // nobody waits for its slots
-	}
-	return workPool, deploymentID, nil
+	return ended[0].WorkPoolName, nil
 }
 
 // wake takes what waits for a slot of the work pool, and the oldest that waits for one of

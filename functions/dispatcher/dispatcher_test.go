@@ -322,16 +322,17 @@ func TestAPoisonMessageEndsInTheDeadLetterAtOnce(t *testing.T) {
 func TestTheLineIsAboutTheFlowRunOfTheMessage(t *testing.T) {
 	in, dead := start(t), &deadLetters{}
 	in.now = func() time.Time { return time.Now().Add(time.Second) }
-	ended, waiting := in.create(t, "capped", nil), in.create(t, "capped", nil)
+	ended := in.create(t, "capped", nil)
+	in.create(t, "capped", nil)
 	if _, err := in.prefect.SetState(t.Context(), ended.ID, prefect.Proposal{Type: flowrun.StateCancelled, Name: "Cancelled"}); err != nil {
 		t.Fatal(err)
 	}
 	_, lines := push(t, in, dead, `{"event":"prefect.flow-run.Cancelled","flow_run":"`+ended.ID+`","state_type":"CANCELLED"}`)
 	got := []any{}
-	for _, key := range []string{"flow_run_id", "woken_flow_run_id", "work_pool", "verdict", "severity"} {
+	for _, key := range []string{"flow_run_id", "work_pool", "verdict", "severity"} {
 		got = append(got, lines[0][key])
 	}
-	if diff := cmp.Diff([]any{ended.ID, waiting.ID, "capped", "acknowledged", "INFO"}, got); diff != "" {
+	if diff := cmp.Diff([]any{ended.ID, "capped", "acknowledged", "INFO"}, got); diff != "" {
 		t.Errorf("line (-want +got):\n%s", diff)
 	}
 }

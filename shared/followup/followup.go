@@ -20,7 +20,7 @@ type Timer interface {
 
 // Pools tells whether flow runs of a work pool may have to wait for a slot.
 type Pools interface {
-	Limited(ctx context.Context, pool string) (bool, error)
+	LimitedLately(ctx context.Context, pool string) (bool, error)
 }
 
 // Sender sends what follows. It implements settle.Messages.
@@ -49,7 +49,7 @@ func (s *Sender) DispatchAt(ctx context.Context, flowRunID string, at time.Time,
 // Freed tells that a slot of the work pool came free. In a pool without limits nobody waits
 // for one, and nothing is sent.
 func (s *Sender) Freed(ctx context.Context, workPool string) error {
-	limited, err := s.pools.Limited(ctx, workPool)
+	limited, err := s.pools.LimitedLately(ctx, workPool)
 	if err != nil || !limited {
 		return err
 	}

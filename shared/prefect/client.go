@@ -81,6 +81,7 @@ type Client struct {
 
 	pools     *cache[WorkPool]
 	queues    *cache[[]WorkQueue]
+	limited   *cache[bool]
 	flows     *cache[Flow]
 	blocks    *cache[BlockDocument]
 	variables *cache[variable]
@@ -142,7 +143,7 @@ func New(cfg Config) (*Client, error) {
 		timeout: cfg.Timeout, onCall: cfg.OnCall,
 		csrf:  csrf{client: uuid.NewString()},
 		pools: newCache[WorkPool](poolAge), queues: newCache[[]WorkQueue](poolAge), flows: newCache[Flow](flowAge),
-		blocks: newCache[BlockDocument](poolAge), variables: newCache[variable](poolAge),
+		blocks: newCache[BlockDocument](poolAge), variables: newCache[variable](poolAge), limited: newCache[bool](latelyAge),
 	}, nil
 }
 

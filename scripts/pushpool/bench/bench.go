@@ -31,10 +31,11 @@ var benchmarks = map[string]func(context.Context, *bench) error{
 
 type bench struct {
 	*local.Stack
-	name  string
-	out   io.Writer
-	guide prefect.Deployment
-	calls atomic.Int64 // to Cloud Run
+	name         string
+	out          io.Writer
+	guide        prefect.Deployment
+	calls        atomic.Int64 // to Cloud Run
+	prefectCalls *atomic.Int64
 }
 
 // Run runs the benchmarks of the names given, or all, and writes one JSON object in a line
@@ -58,12 +59,15 @@ func Run(ctx context.Context, out io.Writer, o local.Options, names []string) er
 
 func run(ctx context.Context, out io.Writer, o local.Options, name string) error {
 	o.LightFlow = true
+	o.SweepEvery = time.Minute // as when deployed
+	var prefectCalls atomic.Int64
+	o.OnPrefectCall = func() { prefectCalls.Add(1) }
 	stack, err := local.Start(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer stack.Close()
-	b := &bench{Stack: stack, name: name, out: out}
+	b := &bench{Stack: stack, name: name, out: out, prefectCalls: &prefectCalls}
 	stack.OnCall(func(_ string, phase cloudruntest.Phase) error {
 		if phase == cloudruntest.Before {
 			b.calls.Add(1)
@@ -99,10 +103,10 @@ func (b *bench) spread(name string, all []time.Duration) (median time.Duration) 
 func dispatch(ctx context.Context, b *bench) error {
 	const warmUp, count = 3, 30
 	var whole, prefects, topics, ours, trips []time.Duration
-	var before int64
+	var before, prefectBefore int64
 	for i := range warmUp + count {
 		if i == warmUp {
-			before = b.calls.Load()
+			before, prefectBefore = b.calls.Load(), b.prefectCalls.Load()
 		}
 		other, err := b.foreign(ctx)
 		if err != nil {
@@ -144,6 +148,8 @@ func dispatch(ctx context.Context, b *bench) error {
 	trip := b.spread("one set_state round trip", trips)
 	b.figure("webhook called → CreateJob accepted, in set_state round trips", "ratio", median.Seconds()/trip.Seconds())
 	b.figure("calls to Cloud Run for each flow run", "calls", float64(b.calls.Load()-before)/count)
+	// Sweeps are among them, and events about the flow runs that a round trip is measured with.
+	b.figure("calls to Prefect for each flow run", "calls", float64(b.prefectCalls.Load()-prefectBefore)/count)
 	return nil
 }
 

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +23,8 @@ import (
 // startPrefect starts a Prefect server, real or embedded. It returns the environment that
 // containers have, and what deploys the flow once the work pool is there.
 func (s *Stack) startPrefect(ctx context.Context, root string) (containers []string, deploy func(context.Context) error, err error) {
-	venv, url := "", os.Getenv("PREFECT_API_URL")
-	if !s.Embedded && (url == "" || !s.LightFlow) {
+	venv, given := "", os.Getenv("PREFECT_API_URL")
+	if !s.Embedded && (given == "" || !s.LightFlow) {
 		if venv, err = Venv(ctx, root, Prefect3, s.Python, s.Say); errors.Is(err, errNoPython) {
 			s.Say("%v; going on with a stand-in for the Prefect server and the flow", err)
 			s.Embedded = true
@@ -38,8 +41,8 @@ func (s *Stack) startPrefect(ctx context.Context, root string) (containers []str
 		containers, err = s.startEmbedded(weather)
 		deploy = s.deployEmbedded
 	case venv == "":
-		s.apiURL = url
-		s.note("Prefect", url)
+		s.apiURL = given
+		s.note("Prefect", given)
 		containers, err = s.lightContainers(weather)
 		deploy = s.deployEmbedded
 	default:
@@ -193,6 +196,23 @@ func (s *Stack) deployEmbedded(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// counted returns where the functions reach Prefect: by way of a proxy where calls are counted.
+func (s *Stack) counted() (string, error) {
+	if s.OnPrefectCall == nil {
+		return s.apiURL, nil
+	}
+	target, err := url.Parse(s.apiURL)
+	if err != nil {
+		return "", err
+	}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		s.OnPrefectCall()
+		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, target.Host
+	}})
+	s.later(proxy.Close)
+	return proxy.URL + target.Path, nil
 }
 
 // tail returns the end of a file, for an error.

@@ -61,6 +61,8 @@ type Options struct {
 	SweepEvery time.Duration
 	// LiveWeather has the flow ask the public API.
 	LiveWeather bool
+	// OnPrefectCall, if set, is told of every call that the functions make to Prefect.
+	OnPrefectCall func()
 	// Output receives the log lines of functions and containers; nil: none.
 	Output io.Writer
 	// Say tells of progress.
@@ -220,7 +222,12 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("TASKS_QUEUE", fmt.Sprintf("projects/%s/locations/%s/queues/pushpool", Project, Region))
 	set("DEAD_LETTER_TOPIC", TopicDeadLetter)
 	set("WEBHOOK_SECRETS", secret)
-	set("PREFECT_API_URL", s.apiURL)
+	functionsURL, err := s.counted()
+	if err != nil {
+		return nil, err
+	}
+	set("PREFECT_API_URL", functionsURL)
+	set("CONTAINER_PREFECT_API_URL", s.apiURL)
 	set("PREFECT_REQUESTS_PER_MINUTE", "6000") // a server of one's own has no limit
 	set("PATH", os.Getenv("PATH"))
 	return environ, nil

@@ -95,51 +95,71 @@ func deepMerge(o, over *object) *object {
 	return merged
 }
 
-// populate resolves the template's job_configuration with the job variables.
-func (r *resolver) populate(template any, values *object) (*object, error) {
+// populate resolves the template's job_configuration with the job variables, and returns
+// these with the template's defaults where they say nothing.
+func (r *resolver) populate(template any, values *object) (populated, all *object, err error) {
 	configuration, variables, err := parts(template)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tree, err := convert(configuration, 0)
 	if err != nil {
-		return nil, problem("job_configuration of the base job template", "it "+err.Error(), "make it simpler")
+		return nil, nil, problem("job_configuration of the base job template", "it "+err.Error(), "make it simpler")
 	}
 	config, ok := tree.(*object)
 	if !ok {
-		return nil, problem("job_configuration of the base job template", "it is "+kind(tree), defaultTemplate)
+		return nil, nil, problem("job_configuration of the base job template", "it is "+kind(tree), defaultTemplate)
 	}
 	defaults, err := defaultValues(variables)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if env, _ := defaults.get("env"); truthy(env) {
 		if err := withEnv(config, env, true); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if values, err = expand(values); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	values = defaults.union(values)
 	if env, _ := values.get("env"); truthy(env) {
 		if err := withEnv(config, env, false); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	applied, err := r.apply(config, values)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	populated, err := r.finish(applied, true)
+	finished, err := r.finish(applied, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	config, ok = populated.(*object) // a job_configuration can be one reference to a block
+	populated, ok = finished.(*object) // a job_configuration can be one reference to a block
 	if !ok {
-		return nil, problem("job_configuration of the base job template", "it resolves to "+kind(populated), defaultTemplate)
+		return nil, nil, problem("job_configuration of the base job template", "it resolves to "+kind(finished), defaultTemplate)
 	}
-	return config, nil
+	return populated, values, nil
+}
+
+// options returns the job variables that are the launcher's.
+func (r *resolver) options(values *object) (map[string]any, error) {
+	var options map[string]any
+	for name, value := range values.all() {
+		if !strings.HasPrefix(name, OptionPrefix) || value == nil {
+			continue
+		}
+		finished, err := r.finish(value, true)
+		if err != nil {
+			return nil, err
+		}
+		if options == nil {
+			options = map[string]any{}
+		}
+		options[name] = plain(finished)
+	}
+	return options, nil
 }
 
 // withEnv merges env over the configuration's, if that has an object. Where it has none,

@@ -15,7 +15,7 @@ func populated(t *testing.T, template, deployment, flowRun string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := (&resolver{ctx: t.Context(), lookup: noLookup{}}).populate(json.RawMessage(template), values)
+	o, _, err := (&resolver{ctx: t.Context(), lookup: noLookup{}}).populate(json.RawMessage(template), values)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,9 +106,17 @@ type Rendered struct {
 	KeepJob bool
 	// Timeout is the task's; zero if the job does not state one.
 	Timeout time.Duration
+	// Options are the job variables whose names begin with OptionPrefix, by name, merged and
+	// resolved as any other, in JSON decoded with UseNumber. Null, which takes a default back,
+	// is left out.
+	Options map[string]any
 	// Body is the job for Cloud Run's v2 API, as JSON decoded with UseNumber.
 	Body map[string]any
 }
+
+// OptionPrefix begins the names of the job variables that are for the launcher and not for
+// the job. Prefect takes job variables that a template does not declare.
+const OptionPrefix = "pushpool_"
 
 // Render resolves the template as a worker of the pool's type does, and returns the job. An
 // error is Permanent, except one of Lookup, which keeps its fault (NotFound is Permanent).
@@ -127,7 +135,7 @@ func render(ctx context.Context, in Input, lookup Lookup) (Rendered, error) {
 	}
 	r := Rendered{
 		Name: p.name, Region: p.region, Project: p.project, ServiceAccountKey: p.accountKey, KeepJob: p.keepJob,
-		Timeout: time.Duration(p.timeout) * time.Second,
+		Timeout: time.Duration(p.timeout) * time.Second, Options: p.options,
 	}
 	body := p.body
 	if p.v1 {
@@ -148,6 +156,7 @@ type prepared struct {
 	// digits. Only a v1 body holds it, and loses it in translation: ours is JobID's.
 	workerName string
 	randomHex  int
+	options    map[string]any
 }
 
 func prepare(ctx context.Context, in Input, lookup Lookup) (prepared, error) {
@@ -164,8 +173,11 @@ func prepare(ctx context.Context, in Input, lookup Lookup) (prepared, error) {
 		return p, err
 	}
 	r := &resolver{ctx: ctx, lookup: lookup, environment: in.Environment}
-	populated, err := r.populate(in.BaseJobTemplate, values)
+	populated, values, err := r.populate(in.BaseJobTemplate, values)
 	if err != nil {
+		return p, err
+	}
+	if p.options, err = r.options(values); err != nil {
 		return p, err
 	}
 	if p.configuration, err = readConfiguration(populated, p.v1, in.DefaultProject); err != nil {

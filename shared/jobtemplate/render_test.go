@@ -328,3 +328,38 @@ func TestADocumentIsReadOnceAndUsedByAll(t *testing.T) {
 		})
 	}
 }
+
+func TestOptionsAreMergedLikeAnyJobVariable(t *testing.T) {
+	for _, c := range []struct {
+		name, pool, deployment, flowRun string
+		want                            map[string]any
+	}{
+		{"none", `{}`, `{"cpu":"2"}`, `{"push":1}`, nil},
+		{"the default of the work pool", `{"pushpool_a":{"default":"pool"}}`, `{}`, `{}`, map[string]any{"pushpool_a": "pool"}},
+		{"the deployment over the work pool", `{"pushpool_a":{"default":"pool"}}`, `{"pushpool_a":"deployment"}`, `{}`, map[string]any{"pushpool_a": "deployment"}},
+		{
+			"the flow run over the deployment, each option by itself", `{}`, `{"pushpool_a":"deployment","pushpool_b":true}`, `{"pushpool_a":3}`,
+			map[string]any{"pushpool_a": json.Number("3"), "pushpool_b": true},
+		},
+		{"null takes a default back", `{"pushpool_a":{"default":"pool"}}`, `{}`, `{"pushpool_a":null}`, nil},
+		{
+			"dotted keys are nested", `{}`, `{"pushpool_a.x":1,"pushpool_a.y":[2]}`, `{}`,
+			map[string]any{"pushpool_a": map[string]any{"x": json.Number("1"), "y": []any{json.Number("2")}}},
+		},
+		{"Prefect's variables are resolved", `{}`, `{"pushpool_a":"{{ prefect.variables.x }}"}`, `{}`, map[string]any{"pushpool_a": "looked up"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := defaultInput(t)
+			in.BaseJobTemplate = json.RawMessage(`{"variables":{"properties":` + c.pool + `},
+				"job_configuration":{"job_body":{"template":{"template":{"containers":[{"env":[]}]}}}}}`)
+			in.DeploymentJobVariables, in.FlowRunJobVariables = json.RawMessage(c.deployment), json.RawMessage(c.flowRun)
+			r, err := Render(t.Context(), in, countingLookup{data: "looked up", calls: new(int)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, r.Options); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

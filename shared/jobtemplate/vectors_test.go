@@ -233,7 +233,7 @@ func checkPopulated(t *testing.T, in Input, v *vector) {
 		return // nothing to populate; that the vector is an error is checked elsewhere
 	}
 	r := &resolver{ctx: t.Context(), lookup: v, environment: in.Environment}
-	populated, err := r.populate(in.BaseJobTemplate, values)
+	populated, _, err := r.populate(in.BaseJobTemplate, values)
 	if (err == nil) != (v.PopulatedConfiguration != nil) {
 		t.Fatalf("populate: error is %v", err)
 	}

@@ -100,6 +100,9 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	if err != nil {
 		return cloudrun.Launch{}, err
 	}
+	if _, err := l.cfg.Options.with(r.Options); err != nil {
+		return cloudrun.Launch{}, err
+	}
 	if err := l.permitted(r, pool.Name); err != nil {
 		return cloudrun.Launch{}, err
 	}

@@ -66,7 +66,9 @@ type Config struct {
 	Secrets  jobtemplate.Secrets
 	// DefaultImage is run where neither template nor job variables name an image.
 	DefaultImage string
-	Now          func() time.Time
+	// Options are those of launches whose job variables say nothing else.
+	Options Options
+	Now     func() time.Time
 }
 
 // Launcher launches flow runs. It is safe for concurrent use.

@@ -1,0 +1,63 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/jobtemplate"
+)
+
+// Options are what a launch can be told by the work pool, the deployment or the flow run,
+// with job variables named jobtemplate.OptionPrefix and the option's name. The
+// installation's own are Config.Options.
+type Options struct {
+	// Mode is how the execution is started: pushpool_launch_mode.
+	Mode Mode
+}
+
+// Mode is how an execution is started.
+type Mode string
+
+// ModeJob creates a job for each launch, which starts the execution.
+const ModeJob Mode = "job"
+
+// option is one option: how its value is taken over, which says whether it could be, and
+// what to write.
+type option struct {
+	read   func(o *Options, value any) bool
+	expect string
+}
+
+var options = map[string]option{
+	jobtemplate.OptionPrefix + "launch_mode": {expect: `"job"`, read: func(o *Options, value any) bool {
+		mode, _ := value.(string)
+		o.Mode = Mode(mode)
+		return o.Mode == ModeJob
+	}},
+}
+
+// with returns the options with those that job variables give in place of o's. The error,
+// which is Permanent, names each variable that is unknown or wrong and what to write.
+func (o Options) with(given map[string]any) (Options, error) {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		known, ok := options[name]
+		switch {
+		case !ok:
+			errs = append(errs, fmt.Errorf("job variable `%s` is no option; there are %s", name, strings.Join(slices.Sorted(maps.Keys(options)), ", ")))
+		case !known.read(&o, given[name]):
+			errs = append(errs, fmt.Errorf("job variable `%s`: write %s", name, known.expect))
+		}
+	}
+	if len(errs) > 0 {
+		return Options{}, &flowrun.Error{
+			Fault: flowrun.Permanent, Act: "read the options of the launch", Err: errors.Join(errs...),
+			Hint: "the flow run's job variables go before the deployment's, and these before the defaults of the work pool's base job template",
+		}
+	}
+	return o, nil
+}

@@ -77,8 +77,11 @@ func (f *Finalizer) find(ctx context.Context, e cloudrun.Entry) (flowRunID strin
 	ending = settle.Ending{
 		LaunchID: e.LaunchID, Execution: e.Execution, Outcome: e.Outcome, StartedAt: e.Started, EndedAt: e.Completed,
 	}
-	if flowRunID != "" && ending.LaunchID != "" && e.Complete && !vague(e.Outcome) {
+	if flowRunID != "" && ending.LaunchID != "" && e.Complete && !cloudrun.Vague(e.Outcome) {
 		return flowRunID, ending, nil
+	}
+	if !e.Complete && cloudrun.Vague(e.Outcome) {
+		ending.Outcome = flowrun.Outcome{} // a part of an entry that does not tell how it ended
 	}
 	x, err := f.executions.Execution(ctx, e.Execution)
 	switch {
@@ -87,7 +90,7 @@ func (f *Finalizer) find(ctx context.Context, e cloudrun.Entry) (flowRunID strin
 			flowRunID, ending.LaunchID = id, flowrun.LaunchID(x.Labels[cloudrun.LabelLaunch])
 		}
 		// The entry's status code tells more than the execution does; the last attempt, less vague an end.
-		if x.Outcome != nil && (ending.Outcome.Kind == "" || vague(ending.Outcome)) {
+		if x.Outcome != nil && (ending.Outcome.Kind == "" || cloudrun.Vague(ending.Outcome)) {
 			ending.Outcome, ending.StartedAt, ending.EndedAt = *x.Outcome, x.StartTime, x.CompletionTime
 		}
 	case flowrun.FaultOf(err) != flowrun.NotFound:
@@ -106,9 +109,4 @@ func (f *Finalizer) find(ctx context.Context, e cloudrun.Entry) (flowRunID strin
 		return "", ending, fmt.Errorf("execution %s has no end yet although its entry was written; the message is delivered again", e.Execution)
 	}
 	return flowRunID, ending, nil
-}
-
-// vague reports whether the execution's last task attempt tells more than the entry did.
-func vague(o flowrun.Outcome) bool {
-	return o.Kind == flowrun.Platform || o.Kind == flowrun.ExitCode && o.ExitCode == 0
 }

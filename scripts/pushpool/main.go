@@ -23,6 +23,8 @@ type command struct {
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
 	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
 
+	ReadEvent readEventCommand `cmd:"" help:"Print as JSON what the finalizer reads in an audit log entry of an execution's end."`
+
 	StandIn        standInCommand        `cmd:"" hidden:"" help:"Be the flow of the embedded stack."`
 	FindPython     findPythonCommand     `cmd:"" hidden:"" help:"Print the Python that Prefect is installed with."`
 	InstallPrefect installPrefectCommand `cmd:"" hidden:"" help:"Print a virtual environment with Prefect 3 or 2, made if it is not there."`

@@ -79,6 +79,11 @@ func (n ExecutionName) LogsURL() string {
 	return "https://console.cloud.google.com/logs/query;query=" + url.QueryEscape(query) + ";timeRange=P7D?project=" + n.Project
 }
 
+// Links are the two, as they end a message to the flow's author.
+func (n ExecutionName) Links() string {
+	return fmt.Sprintf("Logs: %s Execution: %s", n.LogsURL(), n.ConsoleURL())
+}
+
 // ParseExecutionName reads what String returns.
 func ParseExecutionName(s string) (ExecutionName, error) {
 	p := strings.Split(s, "/")
@@ -197,7 +202,7 @@ func (c *Client) Jobs(ctx context.Context, project, region string) iter.Seq2[Job
 }
 
 // Execution reads an execution and, where it ended in a way that its conditions do not
-// tell, the last attempt of its first task. Fault NotFound where there is none.
+// tell, the last attempt of the task that failed. Fault NotFound where there is none.
 func (c *Client) Execution(ctx context.Context, n ExecutionName) (Execution, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -206,8 +211,8 @@ func (c *Client) Execution(ctx context.Context, n ExecutionName) (Execution, err
 		return Execution{}, classify("read execution "+n.String(), err)
 	}
 	found := execution(x)
-	if found.Outcome != nil && (found.Outcome.Kind == flowrun.ExitCode && found.Outcome.ExitCode == 0 || found.Outcome.Kind == flowrun.Platform) {
-		if attempt := c.lastAttempt(ctx, n); attempt != nil {
+	if found.Outcome != nil && Vague(*found.Outcome) {
+		if attempt := c.lastAttempt(ctx, n, found.Outcome.Text); attempt != nil {
 			o := withAttempt(*found.Outcome, attempt)
 			found.Outcome = &o
 		}
@@ -215,9 +220,14 @@ func (c *Client) Execution(ctx context.Context, n ExecutionName) (Execution, err
 	return found, nil
 }
 
-// lastAttempt reads how the execution's task ended; nil where Cloud Run does not tell.
-func (c *Client) lastAttempt(ctx context.Context, n ExecutionName) *runpb.TaskAttemptResult {
-	t, err := c.tasks.GetTask(ctx, &runpb.GetTaskRequest{Name: fmt.Sprintf("%s/tasks/%s-task0", n, n.Execution)}, reads)
+// lastAttempt reads how the task ended that the condition's message names, the first one if
+// it names none; nil where Cloud Run does not tell.
+func (c *Client) lastAttempt(ctx context.Context, n ExecutionName, message string) *runpb.TaskAttemptResult {
+	task := n.Execution + "-task0"
+	if m := taskWording.FindStringSubmatch(message); m != nil {
+		task = m[1]
+	}
+	t, err := c.tasks.GetTask(ctx, &runpb.GetTaskRequest{Name: n.String() + "/tasks/" + task}, reads)
 	if err != nil {
 		return nil // it refines the message, no more
 	}

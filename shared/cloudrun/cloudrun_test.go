@@ -146,6 +146,9 @@ func TestAnEndIsReadAlike(t *testing.T) {
 			if diff := cmp.Diff(test.want, *x.Outcome, text); diff != "" {
 				t.Errorf("the execution tells (-want +got):\n%s", diff)
 			}
+			if test.want.Kind == flowrun.Signal {
+				test.want.Signal = 0 // the entry has no number: the task is asked for it
+			}
 			if diff := cmp.Diff(test.want, e.Outcome, text); diff != "" {
 				t.Errorf("the entry tells (-want +got):\n%s", diff)
 			}
@@ -157,6 +160,23 @@ func TestAnEndIsReadAlike(t *testing.T) {
 				t.Errorf("insert id %q, labels %v", e.InsertID, x.Labels)
 			}
 		})
+	}
+}
+
+// TestTheTaskThatFailedIsAsked holds that of several tasks the one that the message names tells the end.
+func TestTheTaskThatFailedIsAsked(t *testing.T) {
+	r := newRig(t, cloudruntest.Options{})
+	j := shell(`[ "$CLOUD_RUN_TASK_INDEX" = 0 ] || kill -7 $$`)
+	j.Template.TaskCount = 2
+	n := r.create(t, "pp-a", j)
+	r.entry(t)
+	x, err := r.Execution(t.Context(), n)
+	if err != nil || x.Outcome == nil {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	want := flowrun.Outcome{Kind: flowrun.Signal, Signal: 7, Text: x.Outcome.Text}
+	if diff := cmp.Diff(want, *x.Outcome); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -20,6 +20,7 @@ type Entry struct {
 	LaunchID  flowrun.LaunchID
 	Outcome   flowrun.Outcome
 	// Complete is false where the entry was split or lacks the execution: read that from Cloud Run.
+	// Outcome is then as much as the entry's status tells, its Kind empty where that is nothing.
 	Complete bool
 	// Started and Completed are the execution's; zero where the entry does not tell.
 	Started, Completed time.Time
@@ -41,8 +42,8 @@ type logEntry struct {
 		ResourceName string `json:"resourceName"`
 		ServiceName  string `json:"serviceName"`
 		Status       struct {
-			Code    codes.Code `json:"code"`
-			Message string     `json:"message"`
+			Code    float64 `json:"code"` // as in a protobuf Struct; codes.Code refuses what it does not know
+			Message string  `json:"message"`
 		} `json:"status"`
 		Response *v1Resource `json:"response"`
 	} `json:"protoPayload"`
@@ -56,14 +57,12 @@ type logEntry struct {
 type v1Resource struct {
 	Kind     string `json:"kind"`
 	Metadata struct {
-		Name   string            `json:"name"`
-		Labels map[string]string `json:"labels"`
+		Name        string            `json:"name"`
+		Labels      map[string]string `json:"labels"`
+		Annotations map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Spec struct {
 		Template struct {
-			Metadata struct {
-				Labels map[string]string `json:"labels"`
-			} `json:"metadata"`
 			Spec struct {
 				Containers []struct {
 					Env []struct{ Name, Value string } `json:"env"`
@@ -82,6 +81,13 @@ type v1Resource struct {
 const (
 	methodCompletion = "/Jobs.RunJob"
 	methodCreation   = "/Jobs.CreateJob" // at ERROR: the job can never start its execution
+)
+
+// Who created the execution, and who changed it last: where these differ, an execution that was
+// cancelled was so by the latter.
+const (
+	annotationCreator  = "run.googleapis.com/creator"
+	annotationModifier = "run.googleapis.com/lastModifier"
 )
 
 // ReadEntry reads a LogEntry of Cloud Run's system event audit log. The error wraps
@@ -104,7 +110,7 @@ func ReadEntry(data []byte) (Entry, error) {
 	if p.ServiceName != "run.googleapis.com" {
 		return not("serviceName is %q, not run.googleapis.com", p.ServiceName)
 	}
-	neverStarted := p.MethodName == methodCreation && l.Severity == "ERROR"
+	neverStarted := p.MethodName == methodCreation && (l.Severity == "ERROR" || p.Status.Code != 0)
 	if p.MethodName != methodCompletion && !neverStarted {
 		return not("methodName is %q", p.MethodName)
 	}
@@ -129,7 +135,12 @@ func ReadEntry(data []byte) (Entry, error) {
 	if e.Execution.Execution == "" || e.Execution.Job == "" || e.Execution.Region == "" {
 		return not("it names no execution: labels, resourceName and response lack it")
 	}
+	end := ended{code: codes.Code(p.Status.Code), message: p.Status.Message}
 	if p.Response == nil {
+		if end.message != "" {
+			end.succeeded = end.code == codes.OK && strings.Contains(end.message, "completed successfully")
+			e.Outcome = end.outcome()
+		}
 		return e, nil
 	}
 	if e.FlowRunID == "" {
@@ -143,12 +154,12 @@ func ReadEntry(data []byte) (Entry, error) {
 	}
 	st := p.Response.Status
 	e.Started, e.Completed = st.StartTime, st.CompletionTime
-	end := ended{code: p.Status.Code, cancelled: int(st.CancelledCount)}
+	end.cancelled = int(st.CancelledCount)
 	done := false
 	for _, c := range st.Conditions {
 		if c.Type == "Completed" && (c.Status == "True" || c.Status == "False") {
 			done = true
-			end.succeeded, end.reason, end.message = c.Status == "True", c.Reason, c.Message
+			end.succeeded, end.reason, end.message = c.Status == "True", c.Reason, first(c.Message, end.message)
 		}
 	}
 	if !done || st.CompletionTime.IsZero() {
@@ -158,6 +169,9 @@ func ReadEntry(data []byte) (Entry, error) {
 		return e, nil
 	}
 	e.Outcome = end.outcome()
+	if a := p.Response.Metadata.Annotations; a[annotationModifier] != a[annotationCreator] {
+		e.Outcome.By = a[annotationModifier]
+	}
 	return e, nil
 }
 

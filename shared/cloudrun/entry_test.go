@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,6 +80,7 @@ func TestReadEntryUnderstandsEveryWording(t *testing.T) {
 		cancelled       int
 		want            flowrun.Outcome
 	}{
+		"any failure, 2022":      {code: 10, reason: "NonZeroExitCode", message: "Execution failed.", want: flowrun.Outcome{Kind: flowrun.ExitCode}},
 		"exit code, 2025":        {code: 10, reason: "NonZeroExitCode", message: "Task J-x-task0 failed with message: The container exited with an error.", want: flowrun.Outcome{Kind: flowrun.ExitCode}},
 		"exit code, 2026":        {code: 10, reason: "NonZeroExitCode", message: "Task J-x-task0 failed with exit code: 7 and message: The container exited with an error.", want: flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 7}},
 		"timeout, 2025":          {code: 4, message: "Task J-x-task0 failed with message: The configured timeout was reached.", want: flowrun.Outcome{Kind: flowrun.TimedOut}},
@@ -87,6 +89,21 @@ func TestReadEntryUnderstandsEveryWording(t *testing.T) {
 		"timeout by text alone":  {code: 10, message: "The configured timeout was reached.", want: flowrun.Outcome{Kind: flowrun.TimedOut}},
 		"memory":                 {code: 10, message: "Task J-x-task0 failed with exit code: 0 and message: The configured memory limit was reached.", want: flowrun.Outcome{Kind: flowrun.OutOfMemory}},
 		"memory, as exit code":   {code: 8, reason: "NonZeroExitCode", message: "The configured memory limit was reached.", want: flowrun.Outcome{Kind: flowrun.OutOfMemory}},
+		"memory, in other words": {code: 8, message: "The container ran out of memory.", want: flowrun.Outcome{Kind: flowrun.OutOfMemory}},
+		"exit code, no colon":    {code: 10, message: "Task J-x-task0 failed with exit code 1", want: flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 1}},
+		"exit code, no word":     {code: 10, message: "Task J-x-task0 failed with message: exit 1.", want: flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 1}},
+		"exit code, of a call":   {code: 10, message: "Container called exit(3).", want: flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 3}},
+		"signal, no number":      {code: 10, message: "Task J-x-task0 failed with exit code: 0 and message: A signal terminated the container.", want: flowrun.Outcome{Kind: flowrun.Signal}},
+		"signal, by name":        {code: 10, message: "Container terminated on signal SIGBUS.", want: flowrun.Outcome{Kind: flowrun.Signal}},
+		"internal error":         {code: 13, message: "Task J-x-task0 failed with exit code: 0 and message: Internal error.", want: flowrun.Outcome{Kind: flowrun.Platform}},
+		"unknown error":          {code: 2, message: "Task J-x-task0 failed with exit code: 0 and message: Unknown error", want: flowrun.Outcome{Kind: flowrun.Platform}},
+		"a code of later":        {code: 99, message: "Something new.", want: flowrun.Outcome{Kind: flowrun.Platform}},
+		"cancelled by code":      {code: 1, message: "?", want: flowrun.Outcome{Kind: flowrun.Cancelled}},
+		"deleted, not cancelled": {code: 1, reason: "Deleted", message: "?", cancelled: 1, want: flowrun.Outcome{Kind: flowrun.Deleted}},
+		"secret not permitted":   {code: 7, message: "Permission denied on secret: projects/1/secrets/s/versions/latest for Revision service account a@b. The service account used must be granted the 'Secret Manager Secret Accessor' role.", want: flowrun.Outcome{Kind: flowrun.Secret}},
+		"image not permitted":    {code: 7, message: "Google Cloud Run Service Agent a@b must have permission to read the image, gcr.io/p/i.", want: flowrun.Outcome{Kind: flowrun.Image}},
+		"not permitted by code":  {code: 7, message: "Something new.", want: flowrun.Outcome{Kind: flowrun.Permission}},
+		"service account":        {code: 9, message: "The service account a@b does not exist.", want: flowrun.Outcome{Kind: flowrun.Permission}},
 		"signal":                 {code: 10, message: "Task J-x-task0 failed with exit code: 0 and message: Container terminated on signal 11.", want: flowrun.Outcome{Kind: flowrun.Signal, Signal: 11}},
 		"cancelled by count":     {code: 1, message: "Execution J-x was cancelled.", cancelled: 1, want: flowrun.Outcome{Kind: flowrun.Cancelled}},
 		"cancelled by reason":    {code: 1, reason: "Cancelled", message: "?", want: flowrun.Outcome{Kind: flowrun.Cancelled}},
@@ -97,7 +114,6 @@ func TestReadEntryUnderstandsEveryWording(t *testing.T) {
 		"image":                  {code: 10, message: "Image 'gcr.io/p/i' not found.", want: flowrun.Outcome{Kind: flowrun.Image}},
 		"permission":             {code: 10, message: "Permission 'x' denied.", want: flowrun.Outcome{Kind: flowrun.Permission}},
 		"an unknown wording":     {code: 13, message: "Internal system error, system will retry.", want: flowrun.Outcome{Kind: flowrun.Platform}},
-		"no wording at all":      {code: 13, want: flowrun.Outcome{Kind: flowrun.Platform}},
 		"exit code out of range": {code: 10, message: "failed with exit code: 99999999999999999999", want: flowrun.Outcome{Kind: flowrun.Platform}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -118,6 +134,9 @@ func TestReadEntryUnderstandsEveryWording(t *testing.T) {
 	}
 }
 
+// failedSomehow is as much as the status of the capture's entry tells.
+var failedSomehow = flowrun.Outcome{Kind: flowrun.Platform, Text: "Execution etl-jobs-crrgf has failed to complete, 0/1 tasks were a success."}
+
 func TestReadEntryOfAPart(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(entry, payload, status map[string]any)
@@ -125,7 +144,33 @@ func TestReadEntryOfAPart(t *testing.T) {
 	}{
 		"no response": {
 			change: func(_, payload, _ map[string]any) { delete(payload, "response") },
-			want:   cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva"},
+			want:   cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva", Outcome: failedSomehow},
+		},
+		"no response, succeeded": {
+			change: func(_, payload, _ map[string]any) {
+				delete(payload, "response")
+				payload["status"] = map[string]any{"message": "Execution etl-jobs-crrgf has completed successfully."}
+			},
+			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva", Outcome: flowrun.Outcome{
+				Kind: flowrun.Succeeded, Text: "Execution etl-jobs-crrgf has completed successfully.",
+			}},
+		},
+		"no response, timed out": {
+			change: func(_, payload, _ map[string]any) {
+				delete(payload, "response")
+				payload["status"] = map[string]any{"code": 4, "message": "Execution etl-jobs-crrgf has failed to complete."}
+			},
+			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva", Outcome: flowrun.Outcome{
+				Kind: flowrun.TimedOut, Text: "Execution etl-jobs-crrgf has failed to complete.",
+			}},
+		},
+		"split, and the status is elsewhere": {
+			change: func(entry, payload, _ map[string]any) {
+				entry["split"] = map[string]any{"uid": "u", "index": 1, "totalSplits": 2}
+				delete(payload, "response")
+				delete(payload, "status")
+			},
+			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva"},
 		},
 		"split": {
 			change: func(entry, payload, _ map[string]any) {
@@ -133,7 +178,7 @@ func TestReadEntryOfAPart(t *testing.T) {
 				delete(payload, "response")
 				delete(payload, "resourceName")
 			},
-			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva"},
+			want: cloudrun.Entry{Execution: captured, InsertID: "-s2vtedfvva", Outcome: failedSomehow},
 		},
 		"split, without a conclusion": {
 			change: func(entry, payload, status map[string]any) {
@@ -168,7 +213,7 @@ func TestReadEntryRefusesWhatIsNoCompletion(t *testing.T) {
 		"another method":  {func(_, payload, _ map[string]any) { payload["methodName"] = "/Jobs.UpdateJob" }},
 		"a job being created": {func(_, payload, _ map[string]any) {
 			payload["methodName"] = "/Jobs.CreateJob"
-			payload["severity"] = "INFO"
+			payload["status"] = map[string]any{"message": "Ready condition status changed to True for Job."}
 		}},
 		"not completed yet": {func(_, _, status map[string]any) {
 			delete(status, "completionTime")
@@ -206,5 +251,69 @@ func TestExecutionNamesAreReadBack(t *testing.T) {
 	}
 	if s := (cloudrun.ExecutionName{}).String(); s != "" {
 		t.Errorf("the zero name is %q", s)
+	}
+}
+
+// TestAnEntryOfAJobThatCannotStart holds what is known of why a job never starts its execution.
+func TestAnEntryOfAJobThatCannotStart(t *testing.T) {
+	for name, test := range map[string]struct {
+		reason, message string
+		want            flowrun.OutcomeKind
+	}{
+		"image missing":               {"ContainerMissing", "Image 'gcr.io/p/i' not found.", flowrun.Image},
+		"image missing, by reason":    {"ContainerMissing", "?", flowrun.Image},
+		"image not permitted":         {"ContainerPermissionDenied", "Google Cloud Run Service Agent a@b must have permission to read the image, gcr.io/p/i.", flowrun.Image},
+		"image unauthorized":          {"ContainerImageUnauthorized", "?", flowrun.Image},
+		"secret not permitted":        {"SecretsAccessCheckFailed", "Permission denied on secret: projects/1/secrets/s/versions/latest for Revision service account a@b.", flowrun.Secret},
+		"secret, by reason":           {"SecretsAccessCheckFailed", "?", flowrun.Secret},
+		"key not permitted":           {"EncryptionKeyPermissionDenied", "?", flowrun.Permission},
+		"service account":             {"", "Permission 'iam.serviceaccounts.actAs' denied on service account a@b (or it may not exist).", flowrun.Permission},
+		"network":                     {"VpcNetworkNotFound", "VPC network n was not found.", flowrun.Platform},
+		"a wording that is not known": {"", "Something new.", flowrun.Platform},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := failed(t, func(entry, payload, status map[string]any) {
+				delete(entry, "labels")
+				payload["methodName"], payload["resourceName"] = "/Jobs.CreateJob", "namespaces/example-project/jobs/etl-jobs"
+				payload["status"] = map[string]any{"code": 9, "message": test.message}
+				delete(status, "completionTime")
+				status["conditions"] = []any{map[string]any{"type": "Ready", "status": "False", "reason": test.reason, "message": test.message}}
+			})
+			got, err := cloudrun.ReadEntry(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := cloudrun.Entry{
+				Execution: captured.JobName().Execution(cloudrun.Token), Complete: true, InsertID: "-s2vtedfvva",
+				Outcome: flowrun.Outcome{Kind: test.want, Text: test.message},
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestWhoCancelledIsReadWhereItIsNotWhoCreated(t *testing.T) {
+	for modifier, want := range map[string]string{
+		"deployer@example-project.iam.gserviceaccount.com": "", "person@example.com": "person@example.com",
+	} {
+		got, err := cloudrun.ReadEntry(failed(t, func(_, payload, status map[string]any) {
+			payload["response"].(map[string]any)["metadata"].(map[string]any)["annotations"].(map[string]any)["run.googleapis.com/lastModifier"] = modifier
+			status["cancelledCount"] = 1.0
+		}))
+		if err != nil || got.Outcome.Kind != flowrun.Cancelled || got.Outcome.By != want {
+			t.Errorf("%+v, %v", got.Outcome, err)
+		}
+	}
+}
+
+func TestNumbersOfAStructAreRead(t *testing.T) {
+	got, err := cloudrun.ReadEntry([]byte(strings.Replace(string(failed(t, func(_, _, status map[string]any) {
+		delete(status, "conditions")
+		status["conditions"] = []any{map[string]any{"type": "Completed", "status": "False", "message": "Something new."}}
+	})), `"code":10`, `"code":4.0`, 1)))
+	if err != nil || got.Outcome.Kind != flowrun.TimedOut {
+		t.Errorf("%+v, %v", got.Outcome, err)
 	}
 }

@@ -16,50 +16,69 @@ import (
 // ended is the end of an execution, as one of Cloud Run's two APIs and its audit log tell it.
 type ended struct {
 	succeeded bool
-	code      codes.Code // of the audit entry; OK where there is none
+	code      codes.Code // of the audit entry or of a task's last attempt; OK where there is none
 	reason    string     // of the Completed condition: NonZeroExitCode or NON_ZERO_EXIT_CODE
 	message   string     // of the Completed condition
 	cancelled int        // cancelled tasks
 }
 
+// Wordings that were seen: "exit code: 7", "exit code 7", "exit 7", "exit(7)"; "terminated on
+// signal 9", and "A signal terminated the container." without its number.
 var (
-	exitCodeWording = regexp.MustCompile(`exit code: (\d+)`)
-	signalWording   = regexp.MustCompile(`(?i)(?:terminated on |term(?:ination)? )signal:? (\d+)`)
+	exitCodeWording = regexp.MustCompile(`(?i)\bexit(?:ed with)?(?: code| status)?:?[ (](\d+)`)
+	signalWording   = regexp.MustCompile(`(?i)\bsignal:? (\d+)`)
+	signalled       = regexp.MustCompile(`(?i)\bsignal:? \d+|terminated (?:on|by) (?:a )?signal|signal terminated`)
+	taskWording     = regexp.MustCompile(`^Task (\S+-task\d+) `)
 )
 
-// outcome reads an execution's end. Codes and reasons come before wordings, which drift.
+// outcome reads an execution's end. Codes and reasons come before wordings, which drift; a
+// wording that is not known is kept for people.
 func (e ended) outcome() flowrun.Outcome {
 	o := flowrun.Outcome{Text: e.message}
 	text := strings.ToLower(e.message)
-	reason := strings.ReplaceAll(strings.ToLower(e.reason), "_", "")
+	reason := plain(e.reason)
 	exitCode := number(exitCodeWording, e.message)
 	switch {
 	case e.succeeded:
 		o.Kind = flowrun.Succeeded
-	case e.cancelled > 0, reason == "cancelled", reason == "cancelling", strings.Contains(text, "cancelled by user"):
-		o.Kind = flowrun.Cancelled
 	case reason == "deleted":
 		o.Kind = flowrun.Deleted
+	case e.cancelled > 0, reason == "cancelled", reason == "cancelling", e.code == codes.Canceled, strings.Contains(text, "cancelled by user"):
+		o.Kind = flowrun.Cancelled
 	case e.code == codes.DeadlineExceeded, strings.Contains(text, "configured timeout"):
 		o.Kind = flowrun.TimedOut
-	case strings.Contains(text, "memory limit"):
+	case strings.Contains(text, "memory limit"), strings.Contains(text, "out of memory"):
 		o.Kind = flowrun.OutOfMemory
-	case strings.Contains(text, "secret"):
-		o.Kind = flowrun.Secret
-	case strings.Contains(text, "image"):
-		o.Kind = flowrun.Image
-	case signalWording.MatchString(e.message):
-		o.Kind = flowrun.Signal
-		o.Signal = number(signalWording, e.message)
+	case refusal(text) == flowrun.Secret, refusal(text) == flowrun.Image:
+		o.Kind = refusal(text)
+	case signalled.MatchString(e.message):
+		o.Kind, o.Signal = flowrun.Signal, number(signalWording, e.message)
 	case exitCode != 0, reason == "nonzeroexitcode":
 		o.Kind, o.ExitCode = flowrun.ExitCode, exitCode
-	case strings.Contains(text, "permission"):
+	case e.code == codes.PermissionDenied:
 		o.Kind = flowrun.Permission
 	default:
-		o.Kind = flowrun.Platform
+		o.Kind = refusal(text)
 	}
 	return o
 }
+
+// refusal tells by its lower-case wording why something was not let start. Whoever may not
+// read a secret or an image lacks a permission, too: those come first.
+func refusal(text string) flowrun.OutcomeKind {
+	switch {
+	case strings.Contains(text, "secret"):
+		return flowrun.Secret
+	case strings.Contains(text, "image"):
+		return flowrun.Image
+	case strings.Contains(text, "permission"), strings.Contains(text, "service account"):
+		return flowrun.Permission
+	}
+	return flowrun.Platform
+}
+
+// plain makes the two APIs' spellings of a reason one: NON_ZERO_EXIT_CODE, NonZeroExitCode.
+func plain(reason string) string { return strings.ReplaceAll(strings.ToLower(reason), "_", "") }
 
 // number returns what the wording's first group matches in s, and 0 where it is no exit
 // code or signal.
@@ -74,25 +93,30 @@ func number(wording *regexp.Regexp, s string) int {
 
 // withAttempt refines an outcome by how the task's last attempt ended.
 func withAttempt(o flowrun.Outcome, a *runpb.TaskAttemptResult) flowrun.Outcome {
+	st := a.GetStatus()
 	switch {
 	case a.GetTermSignal() != 0:
 		o.Kind, o.Signal, o.ExitCode = flowrun.Signal, int(a.GetTermSignal()), 0
 	case a.GetExitCode() != 0:
 		o.Kind, o.ExitCode = flowrun.ExitCode, int(a.GetExitCode())
+	case o.Kind == flowrun.Platform && st.GetCode() != 0:
+		o.Kind = ended{code: codes.Code(st.GetCode()), message: st.GetMessage()}.outcome().Kind
+	}
+	if !strings.Contains(o.Text, st.GetMessage()) {
+		o.Text = strings.TrimSpace(o.Text + " " + st.GetMessage())
 	}
 	return o
 }
 
 // neverStarts reads the Ready condition of a job that cannot start its execution.
 func neverStarts(reason, message string) flowrun.Outcome {
-	o := flowrun.Outcome{Kind: flowrun.Platform, Text: message}
-	r, text := strings.ReplaceAll(strings.ToLower(reason), "_", ""), strings.ToLower(message)
-	switch {
-	case strings.Contains(r, "secret"), strings.Contains(text, "secret"):
+	o := flowrun.Outcome{Kind: refusal(strings.ToLower(message)), Text: message}
+	switch r := plain(reason); {
+	case strings.HasPrefix(r, "secret"):
 		o.Kind = flowrun.Secret
-	case strings.HasPrefix(r, "container"), strings.Contains(text, "image"):
+	case strings.HasPrefix(r, "container"):
 		o.Kind = flowrun.Image
-	case strings.Contains(text, "permission"):
+	case strings.HasPrefix(r, "encryptionkey"):
 		o.Kind = flowrun.Permission
 	}
 	return o
@@ -140,6 +164,11 @@ func execution(x *runpb.Execution) Execution {
 	o := e.outcome()
 	out.Outcome = &o
 	return out
+}
+
+// Vague reports whether the last attempt of the execution's task tells more than the outcome does.
+func Vague(o flowrun.Outcome) bool {
+	return o.Kind == flowrun.Platform || o.Kind == flowrun.ExitCode && o.ExitCode == 0 || o.Kind == flowrun.Signal && o.Signal == 0
 }
 
 func at(t *timestamppb.Timestamp) time.Time {

@@ -23,6 +23,8 @@ type Outcome struct {
 	Kind     OutcomeKind
 	ExitCode int // where Kind is ExitCode and Cloud Run told it; else 0
 	Signal   int // where Kind is Signal and Cloud Run told it; else 0
+	// By is who last changed the execution, where that was not who created it; an e-mail address.
+	By string
 	// Text is Cloud Run's own wording, kept for people.
 	Text string
 }

@@ -41,11 +41,11 @@ func Verdict(v View, l Launch, o Outcome, where string, endedAt, now time.Time, 
 	}
 	switch v.StateType {
 	case StateCancelling:
-		return &Report{Type: StateCancelled, Name: "Cancelled", Message: "The flow run was cancelled. " + o.ended() + where}, NextNothing
+		return cancelled(l, o, where), NextNothing
 	case StateCrashed:
 		// The dying engine forces CRASHED on the signal that we sent in order to cancel.
 		if !l.CancelRequestedAt.IsZero() && v.StateAt.After(l.CancelRequestedAt) {
-			return &Report{Type: StateCancelled, Name: "Cancelled", Message: "The flow run was cancelled. " + o.ended() + where}, NextNothing
+			return cancelled(l, o, where), NextNothing
 		}
 		return nil, NextNothing
 	case StateScheduled:
@@ -67,6 +67,22 @@ func Verdict(v View, l Launch, o Outcome, where string, endedAt, now time.Time, 
 	return &Report{Type: StateCrashed, Name: "Crashed", Message: o.Message() + where}, NextNothing
 }
 
+// cancelled is the report on a flow run that was cancelled in Prefect. Who stopped the
+// execution is told as far as it is known: pushpool records that it did.
+func cancelled(l Launch, o Outcome, where string) *Report {
+	how := o.cause()
+	if o.Kind == Cancelled {
+		how = "Nothing of it was being executed any more."
+		switch {
+		case l.Status == StatusAbandoned:
+			how = "Its execution was stopped by pushpool."
+		case l.ExecutionName != "":
+			how = "Its execution was cancelled in Cloud Run."
+		}
+	}
+	return &Report{Type: StateCancelled, Name: "Cancelled", Message: "The flow run was cancelled in Prefect. " + how + where}
+}
+
 // Message says to the flow's author what happened and what to do.
 func (o Outcome) Message() string {
 	cause, todo := o.explain()
@@ -77,10 +93,13 @@ func (o Outcome) Message() string {
 	return text
 }
 
-func (o Outcome) ended() string {
+// cause says what happened, also where it was meant to happen.
+func (o Outcome) cause() string {
 	cause, _ := o.explain()
 	return cause
 }
+
+const readLogs = "Its last log lines, in this flow run's logs and in Cloud Logging, tell why."
 
 func (o Outcome) explain() (cause, todo string) {
 	switch o.Kind {
@@ -88,21 +107,9 @@ func (o Outcome) explain() (cause, todo string) {
 		return "The container exited with code 0 without reporting a final state to Prefect.",
 			"Check that its command is `prefect flow-run execute` and that it can reach the Prefect API."
 	case ExitCode:
-		code := "a non-zero code"
-		if o.ExitCode != 0 {
-			code = fmt.Sprintf("code %d", o.ExitCode)
-		}
-		return fmt.Sprintf("The container exited with %s.", code), "Its last log lines tell why."
+		return o.explainExit()
 	case Signal:
-		name := "a signal"
-		if o.Signal != 0 {
-			name = fmt.Sprintf("signal %d", o.Signal)
-		}
-		if o.Signal == 9 {
-			return "The container was killed (signal 9).",
-				"Most often it used more memory than its limit: raise the job variable `memory`, or read its last log lines."
-		}
-		return fmt.Sprintf("The container was ended by %s.", name), "Its last log lines tell why."
+		return o.explainSignal()
 	case OutOfMemory:
 		return "The container reached its memory limit.", "Raise the job variable `memory`, or let the flow use less."
 	case TimedOut:
@@ -116,10 +123,44 @@ func (o Outcome) explain() (cause, todo string) {
 	case Permission:
 		return "Cloud Run refused the job for lack of a permission.", "Grant what the message names, or change the job variable `service_account_name`."
 	case Cancelled:
-		return "The execution was cancelled.", "Somebody cancelled it in Cloud Run; run the flow again if that was not intended."
+		who := "Somebody"
+		if o.By != "" {
+			who = o.By
+		}
+		return "The execution was cancelled outside Prefect.", who + " cancelled it in Cloud Run; run the flow again if that was not intended."
 	case Deleted:
-		return "The execution or its job was deleted while the flow run was under way.", "Run the flow again if that was not intended."
+		return "The execution or its job was deleted while the flow run was under way.",
+			"The project's audit log says who did: google.cloud.run.v2.Jobs.DeleteJob or Executions.DeleteExecution. Run the flow again if that was not intended."
 	case Platform:
 	}
 	return "The execution failed for a reason that Cloud Run does not name.", "Run the flow again; if it repeats, read the execution's page."
+}
+
+// explainExit knows what shells say by an exit code: 126 and 127 of a command, and above 128
+// the signal that ended it.
+func (o Outcome) explainExit() (cause, todo string) {
+	cause = "The container exited with a non-zero code."
+	if o.ExitCode != 0 {
+		cause = fmt.Sprintf("The container exited with code %d.", o.ExitCode)
+	}
+	switch {
+	case o.ExitCode == 126, o.ExitCode == 127:
+		return cause, "Its command is not in the image, or cannot be executed: check the job variables `command` and `image`."
+	case o.ExitCode == 128+9:
+		return cause, "A process in it was killed, most often for lack of memory: raise the job variable `memory`. " + readLogs
+	case o.ExitCode > 128 && o.ExitCode < 128+65:
+		return cause, fmt.Sprintf("A process in it was ended by signal %d. ", o.ExitCode-128) + readLogs
+	}
+	return cause, readLogs
+}
+
+func (o Outcome) explainSignal() (cause, todo string) {
+	switch o.Signal {
+	case 0:
+		return "The container was ended by a signal.", "If it was killed for lack of memory, raise the job variable `memory`. " + readLogs
+	case 9:
+		return "The container was killed (signal 9).",
+			"Most often it used more memory than its limit: raise the job variable `memory`, or read its last log lines."
+	}
+	return fmt.Sprintf("The container was ended by signal %d.", o.Signal), readLogs
 }

@@ -21,8 +21,12 @@ func TestVerdict(t *testing.T) {
 	}
 	cancelled := &flowrun.Report{
 		Type: flowrun.StateCancelled, Name: "Cancelled",
-		Message: "The flow run was cancelled. The container exited with code 3. Logs: here",
+		Message: "The flow run was cancelled in Prefect. The container exited with code 3. Logs: here",
 	}
+	stopped := func(how string) *flowrun.Report {
+		return &flowrun.Report{Type: flowrun.StateCancelled, Name: "Cancelled", Message: "The flow run was cancelled in Prefect. " + how + " Logs: here"}
+	}
+	gone := flowrun.Outcome{Kind: flowrun.Cancelled}
 	for _, test := range []struct {
 		rule    string
 		view    flowrun.View // Current unless other is set
@@ -42,6 +46,18 @@ func TestVerdict(t *testing.T) {
 		{rule: "RUNNING, succeeded, still so after the grace: CRASHED", view: flowrun.View{StateType: flowrun.StateRunning}, outcome: succeeded, age: grace, want: crashed(succeeded)},
 		{rule: "RUNNING, deleted in Cloud Run: CRASHED", view: flowrun.View{StateType: flowrun.StateRunning}, outcome: flowrun.Outcome{Kind: flowrun.Deleted}, want: crashed(flowrun.Outcome{Kind: flowrun.Deleted})},
 		{rule: "CANCELLING: CANCELLED, however it ended", view: flowrun.View{StateType: flowrun.StateCancelling}, outcome: killed, want: cancelled},
+		{
+			rule: "CANCELLING, and we stopped it: who did is told", view: flowrun.View{StateType: flowrun.StateCancelling},
+			launch: flowrun.Launch{Status: flowrun.StatusAbandoned, ExecutionName: "x"}, outcome: gone, want: stopped("Its execution was stopped by pushpool."),
+		},
+		{
+			rule: "CANCELLING, and somebody else stopped it: where is told", view: flowrun.View{StateType: flowrun.StateCancelling},
+			launch: flowrun.Launch{Status: flowrun.StatusLaunched, ExecutionName: "x"}, outcome: gone, want: stopped("Its execution was cancelled in Cloud Run."),
+		},
+		{
+			rule: "CANCELLING before anything was made", view: flowrun.View{StateType: flowrun.StateCancelling},
+			launch: flowrun.Launch{Status: flowrun.StatusClaimed}, outcome: gone, want: stopped("Nothing of it was being executed any more."),
+		},
 		{
 			rule: "CRASHED by the engine that we signalled: CANCELLED", view: flowrun.View{StateType: flowrun.StateCrashed, StateAt: now},
 			launch: flowrun.Launch{CancelRequestedAt: now.Add(-time.Second)}, outcome: killed, want: cancelled,
@@ -83,7 +99,7 @@ func TestMessagesSayWhatHappenedAndWhatToDo(t *testing.T) {
 		want    []string
 	}{
 		"succeeded":          {flowrun.Outcome{Kind: flowrun.Succeeded}, []string{"code 0 without reporting", "prefect flow-run execute"}},
-		"exit code":          {flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 3}, []string{"exited with code 3.", "log lines"}},
+		"exit code":          {flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 3}, []string{"exited with code 3.", "last log lines"}},
 		"exit code, unknown": {flowrun.Outcome{Kind: flowrun.ExitCode}, []string{"a non-zero code"}},
 		"signal":             {flowrun.Outcome{Kind: flowrun.Signal, Signal: 15}, []string{"signal 15", "log lines"}},
 		"signal, unknown":    {flowrun.Outcome{Kind: flowrun.Signal}, []string{"by a signal."}},
@@ -93,7 +109,12 @@ func TestMessagesSayWhatHappenedAndWhatToDo(t *testing.T) {
 		"image":              {flowrun.Outcome{Kind: flowrun.Image}, []string{"image", "may read it"}},
 		"secret":             {flowrun.Outcome{Kind: flowrun.Secret}, []string{"secret", "roles/secretmanager.secretAccessor"}},
 		"permission":         {flowrun.Outcome{Kind: flowrun.Permission}, []string{"permission", "`service_account_name`"}},
-		"cancelled":          {flowrun.Outcome{Kind: flowrun.Cancelled}, []string{"cancelled it in Cloud Run", "run the flow again"}},
+		"cancelled":          {flowrun.Outcome{Kind: flowrun.Cancelled}, []string{"cancelled outside Prefect", "Somebody cancelled it in Cloud Run", "run the flow again"}},
+		"cancelled by":       {flowrun.Outcome{Kind: flowrun.Cancelled, By: "a@b"}, []string{"a@b cancelled it in Cloud Run"}},
+		"no such command":    {flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 127}, []string{"code 127", "`command`"}},
+		"a killed child":     {flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 137}, []string{"code 137", "`memory`", "log lines"}},
+		"a crashed child":    {flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 139}, []string{"code 139", "signal 11", "log lines"}},
+		"code of no signal":  {flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 255}, []string{"code 255.", "log lines"}},
 		"deleted":            {flowrun.Outcome{Kind: flowrun.Deleted}, []string{"deleted", "Run the flow again"}},
 		"platform":           {flowrun.Outcome{Kind: flowrun.Platform}, []string{"does not name", "if it repeats"}},
 		"a kind of later":    {flowrun.Outcome{Kind: "new"}, []string{"does not name"}},

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -178,7 +177,7 @@ func (s *Settler) where(n cloudrun.ExecutionName) string {
 	if n.Job == "" || n.Region == "" {
 		return ""
 	}
-	return fmt.Sprintf(" Logs: %s Execution: %s", n.LogsURL(), n.ConsoleURL())
+	return " " + n.Links()
 }
 
 // apply writes an event to the ledger.

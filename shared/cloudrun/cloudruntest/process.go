@@ -73,9 +73,9 @@ func (s *Server) attempt(x *execution, t *task, number int32) *runpb.TaskAttempt
 	case outOfMemory:
 		return attemptResult(codes.Aborted, textMemory)
 	case ws.Signaled():
-		s.write(x, nil, fmt.Sprintf(textSignal, ws.Signal()))
+		s.write(x, nil, fmt.Sprintf(lineSignal, ws.Signal()))
 		return &runpb.TaskAttemptResult{
-			Status:     &rpc.Status{Code: int32(codes.Aborted), Message: fmt.Sprintf(textSignal, ws.Signal())},
+			Status:     &rpc.Status{Code: int32(codes.Aborted), Message: textSignal},
 			TermSignal: int32(ws.Signal()),
 		}
 	default:

@@ -13,13 +13,15 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// Texts of Cloud Run. Those of a signal and of a disabled secret are assumed: no capture is known.
+// Texts of Cloud Run. That of a disabled secret is assumed: no capture is known. Which signal it
+// was stands in the log and in the task's last attempt only.
 const (
 	textExit      = "The container exited with an error."
 	textTimeout   = "The configured timeout was reached."
 	textMemory    = "The configured memory limit was reached."
 	textCancelled = "Cancelled by user."
-	textSignal    = "Container terminated on signal %d."
+	textSignal    = "A signal terminated the container."
+	lineSignal    = "Container terminated on signal %d."
 	textDisabled  = "Secret Version [%s] is in DISABLED state."
 )
 

@@ -26,7 +26,7 @@ func New(s install.Surroundings) (http.Handler, error) {
 			Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 			Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
-			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Now: time.Now,
+			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Now: time.Now, Random: s.Random,
 		})
 		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
 	})
@@ -38,7 +38,7 @@ func New(s install.Surroundings) (http.Handler, error) {
 		return d.Handle(ctx, m)
 	}
 	return delivery.HTTP(handle, delivery.Options{
-		DeadLetter: install.NewTopic(cfg.Common, cfg.DeadLetter), MaxAttempts: cfg.MaxAttempts,
+		DeadLetter: install.NewTopic(s, cfg.Common, cfg.DeadLetter), MaxAttempts: cfg.MaxAttempts,
 		Logger: log, Function: "dispatcher",
 	}), nil
 }

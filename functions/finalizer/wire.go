@@ -30,7 +30,7 @@ func New(s install.Surroundings) (http.Handler, error) {
 		return f.Handle(ctx, m)
 	}
 	return delivery.HTTP(handle, delivery.Options{
-		DeadLetter: install.NewTopic(cfg.Common, cfg.DeadLetter), MaxAttempts: cfg.MaxAttempts,
+		DeadLetter: install.NewTopic(s, cfg.Common, cfg.DeadLetter), MaxAttempts: cfg.MaxAttempts,
 		Logger: log, Function: "finalizer",
 	}), nil
 }

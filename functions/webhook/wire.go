@@ -12,5 +12,5 @@ func New(s install.Surroundings) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newWebhook(install.NewTopic(cfg.Common, cfg.FlowRuns), cfg.secrets(), s.Logger(cfg.Common)), nil
+	return newWebhook(install.NewTopic(s, cfg.Common, cfg.FlowRuns), cfg.secrets(), s.Logger(cfg.Common)), nil
 }

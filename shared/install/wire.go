@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -30,12 +31,26 @@ type Surroundings struct {
 	Environ []string
 	Log     io.Writer
 	// Memory is the ledger where LEDGER is memory: one for all functions of the process.
-	Memory *ledger.Memory
+	Memory ledger.Ledger
+
+	// Prefect and Google carry the calls to Prefect and to Google's APIs; nil: the network does.
+	Prefect http.RoundTripper
+	Google  *grpc.ClientConn
+	// Random spreads what must not happen all at once; nil: rand.Float64.
+	Random func() float64
 }
 
 // Logger returns the function's logger.
 func (s Surroundings) Logger(c Common) *slog.Logger {
 	return telemetry.NewLogger(s.Log, c.Project, c.LogLevel)
+}
+
+// httpClient makes the calls to Prefect; nil: the client's own.
+func (s Surroundings) httpClient() *http.Client {
+	if s.Prefect == nil {
+		return nil
+	}
+	return &http.Client{Transport: s.Prefect}
 }
 
 // Lazy holds what is made once, on first use. A failure is not kept: the next use tries again.
@@ -68,9 +83,9 @@ func (l *Lazy[T]) Get(ctx context.Context) (T, error) {
 type Topic struct{ lazy *Lazy[*publish.Topic] }
 
 // NewTopic returns the topic with the id in the installation's project.
-func NewTopic(c Common, id string) Topic {
+func NewTopic(s Surroundings, c Common, id string) Topic {
 	return Topic{NewLazy(func(ctx context.Context) (*publish.Topic, error) {
-		client, err := pubsub.NewClient(ctx, c.Project)
+		client, err := pubsub.NewClient(ctx, c.Project, s.google("")...)
 		if err != nil {
 			return nil, fmt.Errorf("make a Pub/Sub client for project %s: %w", c.Project, err)
 		}
@@ -103,21 +118,22 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	if clients.Prefect, err = prefect.New(prefect.Config{
 		APIURL: c.APIURL, APIKey: string(c.APIKey), AuthString: string(c.AuthString),
 		CustomHeaders: c.CustomHeaders, RequestsPerMinute: c.RequestsPerMinute,
+		HTTPClient: s.httpClient(), Random: s.Random,
 	}); err != nil {
 		return clients, err
 	}
-	if clients.CloudRun, err = cloudrun.New(ctx, emulator(c.CloudRunEmulator)...); err != nil {
+	if clients.CloudRun, err = cloudrun.New(ctx, s.google(c.CloudRunEmulator)...); err != nil {
 		return clients, err
 	}
 	if clients.Ledger, err = newLedger(ctx, s, common, c); err != nil {
 		return clients, err
 	}
-	tasks, err := cloudtasks.NewClient(ctx, emulator(c.TasksEmulator)...)
+	tasks, err := cloudtasks.NewClient(ctx, s.google(c.TasksEmulator)...)
 	if err != nil {
 		return clients, fmt.Errorf("make a Cloud Tasks client: %w", err)
 	}
 	clients.Messages = followup.New(
-		NewTopic(common, common.FlowRuns),
+		NewTopic(s, common, common.FlowRuns),
 		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
 		clients.Prefect,
 	)
@@ -145,8 +161,11 @@ func newLedger(ctx context.Context, s Surroundings, common Common, c Core) (ledg
 	return ledger.NewFirestore(client), nil
 }
 
-// emulator returns the options for a client of an emulator, and none where there is none.
-func emulator(host string) []option.ClientOption {
+// google returns the options for a client of a Google API, or of its emulator where there is one.
+func (s Surroundings) google(host string) []option.ClientOption {
+	if s.Google != nil {
+		return []option.ClientOption{option.WithGRPCConn(s.Google)}
+	}
 	if host == "" {
 		return nil
 	}

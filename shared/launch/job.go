@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -206,7 +206,7 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 		if !errors.Is(err, errCapacity) {
 			return err
 		}
-		wait := l.cfg.PutBackFor/2 + rand.N(l.cfg.PutBackFor) //nolint:gosec // jitter
+		wait := l.cfg.PutBackFor/2 + time.Duration(l.cfg.Random()*float64(l.cfg.PutBackFor))
 		event = flowrun.PutBack{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
 			Type: flowrun.StateScheduled, Name: "AwaitingCapacity", ScheduledTime: now.Add(wait),
 			Message: "Cloud Run has no capacity for this flow run now; it is tried again. " + err.Error(),

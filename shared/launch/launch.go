@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
@@ -69,6 +70,8 @@ type Config struct {
 	// Options are those of launches whose job variables say nothing else.
 	Options Options
 	Now     func() time.Time
+	// Random spreads what is put back, from 0 up to 1; nil means rand.Float64.
+	Random func() float64
 }
 
 // Launcher launches flow runs. It is safe for concurrent use.
@@ -91,6 +94,9 @@ type Launcher struct {
 func New(f FlowRuns, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger, s *settle.Settler, m settle.Messages,
 	log *slog.Logger, pools []string, cfg Config,
 ) *Launcher {
+	if cfg.Random == nil {
+		cfg.Random = rand.Float64
+	}
 	ours := map[string]bool{}
 	for _, p := range pools {
 		ours[p] = true

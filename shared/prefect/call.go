@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
@@ -73,9 +72,9 @@ func (c *Client) do(ctx context.Context, r request, answer any) (status int, err
 			}
 			continue
 		}
-		pause := wait + time.Duration((rand.Float64()*0.4-0.2)*float64(wait)) //nolint:gosec // jitter
+		pause := wait + time.Duration((c.random()*0.4-0.2)*float64(wait))
 		if f.RetryAfter > 0 {
-			pause = f.RetryAfter + time.Duration(rand.Float64()*0.2*float64(f.RetryAfter)) //nolint:gosec // jitter
+			pause = f.RetryAfter + time.Duration(c.random()*0.2*float64(f.RetryAfter))
 		}
 		if !f.maintenance || !bounded {
 			tries++

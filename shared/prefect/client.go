@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -50,6 +51,8 @@ type Config struct {
 	RequestsPerMinute int
 	// Timeout bounds one attempt of one call; 0 means 10 s.
 	Timeout time.Duration
+	// Random spreads repeated calls, from 0 up to 1; nil means rand.Float64.
+	Random func() float64
 	// OnCall, if set, is told of every attempt. path is relative to APIURL; status is 0 where no answer came.
 	OnCall func(method, path string, status int, took time.Duration)
 }
@@ -76,6 +79,7 @@ type Client struct {
 	key     credential
 	limiter *rate.Limiter
 	timeout time.Duration
+	random  func() float64
 	onCall  func(method, path string, status int, took time.Duration)
 	csrf    csrf
 
@@ -137,10 +141,13 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Float64
+	}
 	return &Client{
 		http: httpClient(cfg.HTTPClient), base: base, header: header, key: kind,
 		limiter: rate.NewLimiter(rate.Limit(cfg.RequestsPerMinute)/60, max(1, cfg.RequestsPerMinute/burst)),
-		timeout: cfg.Timeout, onCall: cfg.OnCall,
+		timeout: cfg.Timeout, onCall: cfg.OnCall, random: cfg.Random,
 		csrf:  csrf{client: uuid.NewString()},
 		pools: newCache[WorkPool](poolAge), queues: newCache[[]WorkQueue](poolAge), flows: newCache[Flow](flowAge),
 		blocks: newCache[BlockDocument](poolAge), variables: newCache[variable](poolAge), limited: newCache[bool](latelyAge),

@@ -128,13 +128,14 @@ func (s *Server) reconcile(j *job, token string) {
 		j.token = token
 		s.start(j, j.id+"-"+token)
 	}
-	if s.options.ReadyDelay <= 0 {
+	delay, _ := s.delays(j.id)
+	if delay <= 0 {
 		settle()
 		return
 	}
 	generation := j.proto.GetGeneration()
 	s.background(func() {
-		if !s.pause(s.options.ReadyDelay) {
+		if !s.pause(delay) {
 			return
 		}
 		s.mu.Lock()

@@ -2,6 +2,7 @@ package cloudruntest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ import (
 
 // attempt runs the task's container once and tells how it ended.
 func (s *Server) attempt(x *execution, t *task, number int32) *runpb.TaskAttemptResult {
+	if s.options.Run != nil {
+		return s.emulate(x, t, number)
+	}
 	cmd, err := s.command(x, t, number)
 	if err != nil {
 		s.write(x, nil, "Application exec likely failed")
@@ -74,13 +78,44 @@ func (s *Server) attempt(x *execution, t *task, number int32) *runpb.TaskAttempt
 		return attemptResult(codes.Aborted, textMemory)
 	case ws.Signaled():
 		s.write(x, nil, fmt.Sprintf(lineSignal, ws.Signal()))
-		return &runpb.TaskAttemptResult{
-			Status:     &rpc.Status{Code: int32(codes.Aborted), Message: textSignal},
-			TermSignal: int32(ws.Signal()),
-		}
+		return signalled(int(ws.Signal()))
 	default:
 		return exited(ws.ExitStatus())
 	}
+}
+
+// emulate makes an attempt without a process.
+func (s *Server) emulate(x *execution, t *task, number int32) *runpb.TaskAttemptResult {
+	ctx, cancel := context.WithTimeout(s.ctx, t.proto.GetTimeout().AsDuration())
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-x.stop:
+			cancel()
+		case <-ended:
+		}
+	}()
+	exitCode, signal := s.options.Run(ctx, x.proto.GetName(), s.environ(x, t, number), argv(s.options.Entrypoint, t))
+	s.mu.Lock()
+	stopping := x.stopping
+	s.mu.Unlock()
+	switch {
+	case stopping:
+		return attemptResult(codes.Canceled, textCancelled)
+	case ctx.Err() != nil:
+		return attemptResult(codes.DeadlineExceeded, textTimeout)
+	case signal != 0:
+		return signalled(signal)
+	}
+	return exited(exitCode)
+}
+
+func signalled(signal int) *runpb.TaskAttemptResult {
+	r := attemptResult(codes.Aborted, textSignal)
+	r.TermSignal = int32(signal)
+	return r
 }
 
 func exited(code int) *runpb.TaskAttemptResult {
@@ -127,8 +162,8 @@ func (s *Server) wait(x *execution, t *task, cmd *exec.Cmd) *runpb.TaskAttemptRe
 	return why
 }
 
-// command makes the process of an attempt, not started yet.
-func (s *Server) command(x *execution, t *task, attempt int32) (*exec.Cmd, error) {
+// environ is the environment of an attempt's container, by name.
+func (s *Server) environ(x *execution, t *task, attempt int32) []string {
 	c := t.proto.GetContainers()[0]
 	env := map[string]string{}
 	for _, v := range s.options.Env {
@@ -148,19 +183,37 @@ func (s *Server) command(x *execution, t *task, attempt int32) (*exec.Cmd, error
 	env["CLOUD_RUN_TASK_ATTEMPT"] = strconv.Itoa(int(attempt))
 	env["CLOUD_RUN_TASK_COUNT"] = strconv.Itoa(len(x.tasks))
 
-	argv := c.GetCommand()
-	if len(argv) == 0 {
-		argv = s.options.Entrypoint
+	all := make([]string, 0, len(env))
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		all = append(all, name+"="+env[name])
 	}
-	argv = slices.Concat(argv, c.GetArgs())
-	file, err := lookPath(argv[0], env["PATH"])
+	return all
+}
+
+// argv is what a task's container executes.
+func argv(entrypoint []string, t *task) []string {
+	c := t.proto.GetContainers()[0]
+	if len(c.GetCommand()) > 0 {
+		entrypoint = c.GetCommand()
+	}
+	return slices.Concat(entrypoint, c.GetArgs())
+}
+
+// command makes the process of an attempt, not started yet.
+func (s *Server) command(x *execution, t *task, attempt int32) (*exec.Cmd, error) {
+	c := t.proto.GetContainers()[0]
+	environ, argv := s.environ(x, t, attempt), argv(s.options.Entrypoint, t)
+	list := ""
+	for _, v := range environ {
+		if value, ok := strings.CutPrefix(v, "PATH="); ok {
+			list = value
+		}
+	}
+	file, err := lookPath(argv[0], list)
 	if err != nil {
 		return nil, err
 	}
-	cmd := &exec.Cmd{Path: file, Args: argv, Dir: s.options.Dir, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		cmd.Env = append(cmd.Env, name+"="+env[name])
-	}
+	cmd := &exec.Cmd{Path: file, Args: argv, Dir: s.options.Dir, Env: environ, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
 	if info, err := os.Stat(c.GetWorkingDir()); err == nil && info.IsDir() {
 		cmd.Dir = c.GetWorkingDir()
 	}

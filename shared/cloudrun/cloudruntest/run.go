@@ -55,8 +55,8 @@ type ending struct {
 
 // run takes an execution through its life.
 func (s *Server) run(x *execution) {
-	if s.options.StartDelay > 0 {
-		t := time.NewTimer(s.options.StartDelay)
+	if _, delay := s.delays(x.job.id); delay > 0 {
+		t := time.NewTimer(delay)
 		defer t.Stop()
 		select {
 		case <-t.C:

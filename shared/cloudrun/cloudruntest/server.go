@@ -59,11 +59,17 @@ type Options struct {
 	// DisabledSecrets exist but cannot be read: executions that want one fail at their start.
 	DisabledSecrets []string
 
+	// Run, if set, is the container of every task attempt, in place of a process. It returns how
+	// it ended: an exit code, or the signal that ended it. ctx ends when the container is to stop.
+	Run func(ctx context.Context, execution string, environ, argv []string) (exitCode, signal int)
+
 	// ReadyDelay passes between the creation of a job and that of its execution, as while an
 	// image is imported; the job is reconciling.
 	ReadyDelay time.Duration
 	// StartDelay passes between the creation of an execution and the start of its processes.
 	StartDelay time.Duration
+	// Delays, if set, gives both for an execution of the job, in place of ReadyDelay and StartDelay.
+	Delays func(job string) (ready, start time.Duration)
 	// StopGrace passes between SIGTERM and SIGKILL; 0: 10 s, as on Cloud Run.
 	StopGrace time.Duration
 	// EntryDelay passes between an execution's end and its audit entry; some 3 s on Cloud Run.
@@ -110,28 +116,47 @@ func Start(o Options) (*Server, error) {
 	if o.Addr == "" {
 		o.Addr = "127.0.0.1:0"
 	}
+	listener, err := net.Listen("tcp", o.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for Cloud Run: %w", err)
+	}
+	s := New(o)
+	s.listener, s.grpc = listener, grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
+	s.Register(s.grpc)
+	go func() { _ = s.grpc.Serve(listener) }() // ends with Close
+	return s, nil
+}
+
+// New returns an emulator that listens nowhere, for Register. Close it.
+func New(o Options) *Server {
 	if o.MaxJobs == 0 {
 		o.MaxJobs = 1000
 	}
 	if o.StopGrace == 0 {
 		o.StopGrace = 10 * time.Second
 	}
-	listener, err := net.Listen("tcp", o.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen for Cloud Run: %w", err)
-	}
 	s := &Server{
-		options: o, listener: listener,
-		jobs: map[string]*job{}, executions: map[string]*execution{}, operations: map[string]func() *longrunningpb.Operation{},
+		options: o,
+		jobs:    map[string]*job{}, executions: map[string]*execution{}, operations: map[string]func() *longrunningpb.Operation{},
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.grpc = grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
-	runpb.RegisterJobsServer(s.grpc, s)
-	runpb.RegisterExecutionsServer(s.grpc, s)
-	runpb.RegisterTasksServer(s.grpc, s)
-	longrunningpb.RegisterOperationsServer(s.grpc, s)
-	go func() { _ = s.grpc.Serve(listener) }() // ends with Close
-	return s, nil
+	return s
+}
+
+// Register makes the emulator's services known to a server.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	runpb.RegisterJobsServer(r, s)
+	runpb.RegisterExecutionsServer(r, s)
+	runpb.RegisterTasksServer(r, s)
+	longrunningpb.RegisterOperationsServer(r, s)
+}
+
+// delays are those of an execution of the job.
+func (s *Server) delays(job string) (ready, start time.Duration) {
+	if s.options.Delays != nil {
+		return s.options.Delays(job)
+	}
+	return s.options.ReadyDelay, s.options.StartDelay
 }
 
 // Addr returns host:port.
@@ -152,7 +177,9 @@ func (s *Server) Close() {
 	s.closed = true
 	s.mu.Unlock()
 	s.stop()
-	s.grpc.Stop()
+	if s.grpc != nil {
+		s.grpc.Stop()
+	}
 	s.work.Wait()
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -172,7 +173,8 @@ func (s *Server) filterAutomations(c *call) (int, any, error) {
 
 // trigger starts the actions of the automations that the event matches.
 func (s *Server) trigger(e *event) {
-	for _, a := range s.automations {
+	for _, id := range slices.Sorted(maps.Keys(s.automations)) {
+		a := s.automations[id]
 		if !a.Enabled || !a.Trigger.matches(e) {
 			continue
 		}

@@ -133,6 +133,13 @@ func (s *Server) setState(run *flowRun, st *state, status string) {
 	s.moveSlot(run, st, status)
 	run.State, run.StateID, run.StateType, run.StateName, run.Updated = st, text(st.ID), st.Type, text(st.Name), now
 	run.states = append(run.states, st)
+	if s.opts.OnState != nil {
+		c := Change{FlowRunID: run.ID, StateID: st.ID, Name: st.Name, TransitionID: string(st.Details.TransitionID), To: st.Type}
+		if old != nil {
+			c.From = old.Type
+		}
+		s.opts.OnState(c)
+	}
 }
 
 func (s *Server) flowRunRoutes() {

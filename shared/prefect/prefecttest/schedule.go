@@ -162,7 +162,8 @@ func (s *Server) Tick() {
 	for _, r := range s.flowRuns {
 		keys[r.IdempotencyKey] = true
 	}
-	for _, d := range s.deployments {
+	for _, id := range slices.Sorted(maps.Keys(s.deployments)) {
+		d := s.deployments[id]
 		for _, sch := range d.Schedules {
 			if sch.Active && !d.Paused {
 				s.scheduleAhead(d, sch, keys)
@@ -170,7 +171,8 @@ func (s *Server) Tick() {
 		}
 	}
 	now := s.now()
-	for _, r := range s.flowRuns {
+	for _, id := range slices.Sorted(maps.Keys(s.flowRuns)) {
+		r := s.flowRuns[id]
 		switch at := r.NextScheduledStartTime; {
 		case r.StateType == flowrun.StateScheduled && r.StateName == "Scheduled" && at != nil && !at.Add(lateAfter).After(now):
 			s.propose(r, &state{Type: flowrun.StateScheduled, Name: "Late", Details: stateDetails{ScheduledTime: at}}, false)

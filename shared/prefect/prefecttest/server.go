@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
 // Options configure a stand-in. The zero value is a server of 3.x with events, without
@@ -33,6 +35,16 @@ type Options struct {
 	// Intercept, if set, gets every request and calls next, or answers itself. With next called on
 	// a recorder, it can lose an answer after the commit.
 	Intercept func(w http.ResponseWriter, r *http.Request, next http.Handler)
+	// Webhooks carries the calls of automations; nil means the network.
+	Webhooks http.RoundTripper
+	// OnState, if set, is told of each state that is written, with the server's mutex held.
+	OnState func(Change)
+}
+
+// Change is a state that was written; From is empty for a flow run's first.
+type Change struct {
+	FlowRunID, StateID, Name, TransitionID string
+	From, To                               flowrun.StateType
 }
 
 // Server is a running stand-in. Its methods may be called by several goroutines.
@@ -65,11 +77,21 @@ type Server struct {
 
 // New starts a stand-in on a free port of 127.0.0.1.
 func New(o Options) *Server {
+	s := NewHandler(o)
+	s.http = httptest.NewServer(s)
+	return s
+}
+
+// NewHandler returns a stand-in that listens nowhere: its ServeHTTP is called instead.
+func NewHandler(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Webhooks == nil {
+		o.Webhooks = &http.Transport{}
+	}
 	s := &Server{
-		opts: o, mux: http.NewServeMux(), done: make(chan struct{}), webhooks: &http.Client{Transport: &http.Transport{}},
+		opts: o, mux: http.NewServeMux(), done: make(chan struct{}), webhooks: &http.Client{Transport: o.Webhooks},
 		flows: map[string]*flow{}, deployments: map[string]*deployment{}, flowRuns: map[string]*flowRun{},
 		pools: map[string]*workPool{}, blockTypes: map[string]*blockType{}, schemas: map[string]*blockSchema{},
 		documents: map[string]*blockDocument{}, variables: map[string]*variable{}, automations: map[string]*automation{},
@@ -77,7 +99,6 @@ func New(o Options) *Server {
 	}
 	s.installBlockTypes()
 	s.routes()
-	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
 	if o.Scheduler {
 		s.work.Go(s.schedule)
 	}
@@ -90,8 +111,10 @@ func (s *Server) URL() string { return s.http.URL + "/api" }
 // Close stops the server and waits for the webhooks under way.
 func (s *Server) Close() {
 	close(s.done)
-	s.http.CloseClientConnections()
-	s.http.Close()
+	if s.http != nil {
+		s.http.CloseClientConnections()
+		s.http.Close()
+	}
 	s.work.Wait()
 	s.webhooks.CloseIdleConnections()
 }
@@ -121,7 +144,8 @@ func (s *Server) now() time.Time {
 	return t
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.opts.Intercept != nil {
 		s.opts.Intercept(w, r, http.HandlerFunc(s.answer))
 		return

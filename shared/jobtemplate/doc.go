@@ -4,8 +4,8 @@
 // Render reproduces Prefect 3.8.8 with prefect-gcp 0.6.22: the job has the body that their
 // cloud-run-v2 worker would send, and fails where that worker would fail. testdata/vectors
 // holds what their code makes of given inputs, testdata/rules.json what single rules of
-// theirs and of Python's do; testdata/regenerate.py makes both again, and compares them with
-// another release. The body of a cloud-run (v1) work pool is resolved in its own form and
+// theirs and of Python's do; scripts/template-vectors makes both again, compares them with
+// another release, and Render with Prefect on random vectors. The body of a cloud-run (v1) work pool is resolved in its own form and
 // then translated.
 //
 // Deliberately different are the job's name (JobID), and that a document nested deeper than

@@ -2,7 +2,9 @@ package launch_test
 
 import (
 	"context"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -307,4 +309,29 @@ func TestAPlainFlowRunTakesFewCalls(t *testing.T) {
 			t.Errorf("flow run %d took %d calls, want %d at most", i, got, budget)
 		}
 	}
+}
+
+// TestWhatAFlowRunWasMadeFromIsReadWhileItIsClaimed holds that the claim does not wait for the deployment, nor the job for
+// a read that could have begun earlier.
+func TestWhatAFlowRunWasMadeFromIsReadWhileItIsClaimed(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	claimed := make(chan struct{})
+	r.mu.Lock()
+	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+		switch {
+		case strings.HasSuffix(req.URL.Path, "/set_state"):
+			close(claimed)
+		case strings.Contains(req.URL.Path, "/deployments/"):
+			select { // answered once the claim is on its way, which therefore may not wait for the answer
+			case <-claimed:
+			case <-time.After(20 * time.Second):
+				t.Error("the flow run is not claimed while its deployment is being read")
+			}
+		}
+		return false
+	}
+	r.mu.Unlock()
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
 }

@@ -13,23 +13,23 @@ import (
 const prefectVersion = "3.8.8"
 
 // input is what a flow run's job is made from, in jobtemplate's words.
-func input(cfg Config, pool prefect.WorkPool, template any, flow prefect.Flow, deployment *prefect.Deployment, fr prefect.FlowRun) jobtemplate.Input {
+func input(cfg Config, o *origin, template any, fr prefect.FlowRun) jobtemplate.Input {
 	in := jobtemplate.Input{
-		PoolType:            pool.Type,
+		PoolType:            o.pool.Type,
 		BaseJobTemplate:     template,
 		FlowRunJobVariables: fr.JobVariables,
 		FlowRun:             jobtemplate.FlowRun{ID: fr.ID, Name: fr.Name, FlowID: fr.FlowID, DeploymentID: fr.DeploymentID, Fields: fr},
-		Flow:                jobtemplate.Flow{ID: flow.ID, Name: flow.Name, Fields: flow},
-		WorkPool:            jobtemplate.WorkPool{ID: pool.ID, Name: pool.Name},
+		Flow:                jobtemplate.Flow{ID: o.flow.ID, Name: o.flow.Name, Fields: o.flow},
+		WorkPool:            jobtemplate.WorkPool{ID: o.pool.ID, Name: o.pool.Name},
 		Worker:              jobtemplate.Worker{Name: cfg.Name, PrefectVersion: prefectVersion},
 		Settings:            cfg.Settings,
 		DefaultProject:      cfg.Projects[0],
 		DefaultImage:        cfg.DefaultImage,
 		ReservedLabels:      len(ourLabels(cfg, fr.ID, "")),
 	}
-	if deployment != nil {
-		in.DeploymentJobVariables = deployment.JobVariables
-		in.Deployment = &jobtemplate.Deployment{ID: deployment.ID, Name: deployment.Name, Updated: deployment.Updated}
+	if d := o.deployment; d != nil {
+		in.DeploymentJobVariables = d.JobVariables
+		in.Deployment = &jobtemplate.Deployment{ID: d.ID, Name: d.Name, Updated: d.Updated}
 	}
 	return in
 }

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
@@ -24,8 +22,8 @@ var errCapacity = errors.New("no capacity")
 
 // launch creates the job that starts the execution, and records it. The caller holds the
 // lease; the flow run is PENDING of this launch. repeated: an earlier try may have been made.
-func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, repeated bool) error {
-	job, err := l.render(ctx, rec, fr)
+func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, o *origin, repeated bool) error {
+	job, err := l.render(ctx, rec, fr, o)
 	if err == nil && repeated && rec.Region == "" {
 		// The ledger may have been lost between an earlier try and this one.
 		job.Name, err = l.search(ctx, rec.LaunchID, job.Name)
@@ -74,36 +72,18 @@ func (l *Launcher) launched(ctx context.Context, rec flowrun.Record, e flowrun.L
 }
 
 // render resolves the work pool's template for the flow run.
-func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun) (cloudrun.Launch, error) {
-	var (
-		pool       prefect.WorkPool
-		flow       prefect.Flow
-		deployment *prefect.Deployment
-	)
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { pool, err = l.catalog.WorkPool(gctx, fr.WorkPoolName); return err })
-	g.Go(func() (err error) { flow, err = l.catalog.Flow(gctx, fr.FlowID); return err })
-	if fr.DeploymentID != "" {
-		g.Go(func() error {
-			d, err := l.catalog.Deployment(gctx, fr.DeploymentID)
-			if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {
-				return &flowrun.Error{Fault: flowrun.Permanent, Act: "read deployment " + fr.DeploymentID, Hint: "it no longer exists; deploy the flow again", Err: err}
-			}
-			deployment = &d
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun, o *origin) (cloudrun.Launch, error) {
+	if err := o.wait(); err != nil {
 		return cloudrun.Launch{}, err
 	}
-	r, err := jobtemplate.Render(ctx, input(l.cfg, pool, l.templates.of(pool), flow, deployment, fr), l.lookup)
+	r, err := jobtemplate.Render(ctx, input(l.cfg, o, l.templates.of(o.pool), fr), l.lookup)
 	if err != nil {
 		return cloudrun.Launch{}, err
 	}
 	if _, err := l.cfg.Options.with(r.Options); err != nil {
 		return cloudrun.Launch{}, err
 	}
-	if err := l.permitted(r, pool.Name); err != nil {
+	if err := l.permitted(r, o.pool.Name); err != nil {
 		return cloudrun.Launch{}, err
 	}
 	if err := l.cfg.Secrets.Apply(&r); err != nil {

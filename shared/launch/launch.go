@@ -158,6 +158,8 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 
 // claim makes the flow run ours in ledger and Prefect, then launches it.
 func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun) error {
+	o := l.origin(ctx, fr)
+	defer o.stop()
 	if err := l.remember(ctx, holder, fr); err != nil {
 		return err
 	}
@@ -181,7 +183,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun)
 	if err != nil {
 		return err
 	}
-	err = l.propose(ctx, holder, rec, fr)
+	err = l.propose(ctx, holder, rec, fr, o)
 	if err != nil {
 		settle.Release(ctx, l.ledger, l.log, holder, fr.ID, err, l.cfg.Now, l.cfg.CallTimeout)
 	}
@@ -189,7 +191,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun)
 }
 
 // propose reads the flow run again, now under the lease, and proposes PENDING.
-func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Record, before prefect.FlowRun) error {
+func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Record, before prefect.FlowRun, o *origin) error {
 	ctx, cancel := l.settler.Fence(ctx, rec)
 	defer cancel()
 	fr, err := l.flowRuns.FlowRun(ctx, rec.FlowRunID)
@@ -218,7 +220,7 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 	case answer.Status == prefect.StatusAccept, ours(answer, rec.LaunchID):
 		// What comes of the launch is told about a flow run that is PENDING by now.
 		fr.StateType = flowrun.StatePending
-		return l.launch(ctx, holder, rec, fr, answer.Status != prefect.StatusAccept)
+		return l.launch(ctx, holder, rec, fr, o, answer.Status != prefect.StatusAccept)
 	case answer.Status == prefect.StatusWait:
 		if err := l.messages.DispatchAt(ctx, fr.ID, l.cfg.Now().Add(answer.Delay), "wait"); err != nil {
 			return err

@@ -49,7 +49,9 @@ func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Reco
 		// It moved on meanwhile; the record stays as it is for whoever settles it.
 		return flowrun.ErrDone
 	}
-	return l.launch(ctx, holder, rec, fr, true)
+	o := l.origin(ctx, fr)
+	defer o.stop()
+	return l.launch(ctx, holder, rec, fr, o, true)
 }
 
 // inProcess is the retry_type of a flow run that its own container runs again.

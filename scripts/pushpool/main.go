@@ -18,6 +18,8 @@ import (
 )
 
 type command struct {
+	Request requestCommand `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
+
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
@@ -83,7 +85,12 @@ func (c *localCommand) Run(ctx context.Context) error {
 		return err
 	}
 	defer stack.Close()
-	fmt.Printf("%s\n\nAsk for a flow run, {\"deployment\": \"weather/guide\", …}:\n\n  %s\n\nCtrl-C stops it all.\n", stack.Describe(), stack.Ask())
+	file, err := stack.WriteEnv()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n\nIn another terminal:\n\n  export PUSHPOOL_ENV_FILE=%s\n  go run ./scripts/pushpool request weather/guide --param city=Madrid --wait\n\n"+
+		"or publish {\"deployment\": \"weather/guide\", …} without it:\n\n  %s\n\nCtrl-C stops it all.\n", stack.Describe(), file, stack.Ask())
 	<-ctx.Done()
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pushpool/pushpool/functions"
+	"github.com/pushpool/pushpool/scripts/pushpool/operator"
 	"github.com/pushpool/pushpool/shared/install"
 	"github.com/pushpool/pushpool/shared/ledger"
 )
@@ -20,8 +21,9 @@ type serveCommand struct {
 
 // Run serves the functions until ctx ends, then lets requests under way finish.
 func (c *serveCommand) Run(ctx context.Context) error {
+	memory := ledger.NewMemory()
 	handlers, err := functions.Make(os.Getenv("FUNCTION_TARGET"), install.Surroundings{
-		Environ: os.Environ(), Log: os.Stderr, Memory: ledger.NewMemory(),
+		Environ: os.Environ(), Log: os.Stderr, Memory: memory,
 	})
 	if err != nil {
 		return fmt.Errorf("the configuration is wrong:\n%w", err)
@@ -29,6 +31,9 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	for name, h := range handlers {
 		mux.Handle("/"+name, h)
+	}
+	if os.Getenv("LEDGER") == "memory" { // which nobody else can look into
+		mux.Handle("GET /ledger/{id}", operator.Show(memory))
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
 	if err != nil {

@@ -57,7 +57,7 @@ type Options struct {
 // deployment_id, work_pool, execution, attempt, verdict and took (in seconds), and whatever
 // else h gives to telemetry.Add. It answers
 //
-//	204  acknowledged: nil, or an Unprocessable error whose message is in the dead-letter topic
+//	204  acknowledged: nil, or an Unprocessable error or one of the last attempt, whose message is in the dead-letter topic
 //	503  any other error, or the dead letter could not be published: delivered again
 //	500  h panicked: delivered again
 //	400  not a wrapped push, 413 larger than 15 MiB, 405 not a POST
@@ -100,16 +100,23 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (e *endpoint) deliver(ctx context.Context, d Delivery) result {
 	err, stack := e.call(ctx, d)
-	switch {
-	case err == nil:
+	if err == nil {
 		return result{status: http.StatusNoContent, verdict: acknowledged, level: slog.LevelInfo, message: "done"}
-	case IsUnprocessable(err):
+	}
+	last := e.MaxAttempts > 0 && d.Attempt >= e.MaxAttempts
+	if last || IsUnprocessable(err) {
+		// On the last attempt Pub/Sub would move the message itself, but under a new id and
+		// without the reason: published again, a run request would be a second one.
 		publishErr := e.deadLetter(ctx, d, err)
 		if publishErr == nil {
-			return result{
+			res := result{
 				status: http.StatusNoContent, verdict: deadLettered, level: slog.LevelError,
-				message: "this message can never be processed; it was moved to the dead-letter topic", err: err,
+				message: "this message can never be processed; it was moved to the dead-letter topic", err: err, stack: stack,
 			}
+			if !IsUnprocessable(err) {
+				res.message = fmt.Sprintf("failed on delivery attempt %d of %d; the message was moved to the dead-letter topic", d.Attempt, e.MaxAttempts)
+			}
+			return res
 		}
 		err = errors.Join(err, publishErr)
 	}
@@ -121,7 +128,7 @@ func (e *endpoint) deliver(ctx context.Context, d Delivery) result {
 		res.status, res.level = http.StatusInternalServerError, slog.LevelError
 		res.message = "panicked; the message will be delivered again"
 	}
-	if e.MaxAttempts > 0 && d.Attempt >= e.MaxAttempts {
+	if last {
 		res.verdict, res.level = deadLettered, slog.LevelError
 		res.message = fmt.Sprintf("failed on delivery attempt %d of %d; Pub/Sub moves the message to the dead-letter topic", d.Attempt, e.MaxAttempts)
 	}

@@ -83,9 +83,11 @@ func line(t *testing.T, out *bytes.Buffer) (map[string]any, string) {
 
 func TestVerdicts(t *testing.T) {
 	boom := errors.New("boom")
-	deadLetter := []published{{"{}", map[string]string{
-		"a": "b", "reason": "decode: boom", "function": "f", "first_message_id": "m1", "first_publish_time": when,
-	}}}
+	deadLetter := func(reason string) []published {
+		return []published{{"{}", map[string]string{
+			"a": "b", "reason": reason, "function": "f", "first_message_id": "m1", "first_publish_time": when,
+		}}}
+	}
 	for name, test := range map[string]struct {
 		handler    delivery.Handler
 		attempt    int
@@ -104,15 +106,20 @@ func TestVerdicts(t *testing.T) {
 			handler: func(context.Context, delivery.Delivery) error { return boom }, attempt: 9,
 			status: 503, want: map[string]any{"severity": "WARNING", "verdict": "redelivered", "error": "boom", "message": "failed; the message will be delivered again"},
 		},
-		"an error on the last attempt says where the message goes": {
+		"an error on the last attempt is published with its reason, under the message's first id": {
 			handler: func(context.Context, delivery.Delivery) error { return boom }, attempt: 10,
-			status: 503, want: map[string]any{"severity": "ERROR", "verdict": "dead-lettered", "error": "boom", "message": "failed on delivery attempt 10 of 10; Pub/Sub moves the message to the dead-letter topic"},
+			status: 204, published: deadLetter("boom"),
+			want: map[string]any{"severity": "ERROR", "verdict": "dead-lettered", "error": "boom", "message": "failed on delivery attempt 10 of 10; the message was moved to the dead-letter topic"},
+		},
+		"an error on the last attempt is left to Pub/Sub where the dead letter cannot be published": {
+			handler: func(context.Context, delivery.Delivery) error { return boom }, attempt: 10, publishErr: errors.New("quota"),
+			status: 503, want: map[string]any{"severity": "ERROR", "verdict": "dead-lettered", "error": "boom\npublish message m1 to the dead-letter topic: quota", "message": "failed on delivery attempt 10 of 10; Pub/Sub moves the message to the dead-letter topic"},
 		},
 		"unprocessable is published with its reason and acknowledged": {
 			handler: func(context.Context, delivery.Delivery) error {
 				return fmt.Errorf("decode: %w", delivery.Unprocessable(boom))
 			}, attempt: 1,
-			status: 204, published: deadLetter,
+			status: 204, published: deadLetter("decode: boom"),
 			want: map[string]any{"severity": "ERROR", "verdict": "dead-lettered", "error": "decode: boom", "message": "this message can never be processed; it was moved to the dead-letter topic"},
 		},
 		"unprocessable is redelivered where the dead letter cannot be published": {

@@ -150,7 +150,9 @@ type Filter struct {
 	IDs           []string
 	WorkPools     []string // names
 	DeploymentIDs []string
-	StateTypes    []StateType
+	// IdempotencyKeys are those that flow runs were created with.
+	IdempotencyKeys []string
+	StateTypes      []StateType
 	// ScheduledBefore is about NextScheduledStartTime, which only SCHEDULED flow runs have.
 	ScheduledBefore time.Time
 	// Limit is MaxPage at most, and if 0. Offset is of little use while flow runs change:
@@ -184,6 +186,9 @@ func (f Filter) wire() map[string]any {
 	}
 	if len(f.DeploymentIDs) > 0 {
 		flowRuns["deployment_id"] = anyOf(f.DeploymentIDs)
+	}
+	if len(f.IdempotencyKeys) > 0 {
+		flowRuns["idempotency_key"] = anyOf(f.IdempotencyKeys)
 	}
 	if len(f.StateTypes) > 0 {
 		flowRuns["state"] = map[string]any{"type": anyOf(f.StateTypes)}

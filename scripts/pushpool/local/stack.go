@@ -253,7 +253,7 @@ func (s *Stack) subscribe(ctx context.Context) error {
 		}
 		s.later(func() { _ = pusher.Close() })
 	}
-	return nil
+	return s.keepDeadLetters(ctx)
 }
 
 // setUpPrefect creates the work pool, the webhook block and the automation.

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/pushpool/pushpool/scripts/pushpool/operator"
+)
+
+// globals are the flags that every command about an installation takes.
+type globals struct {
+	EnvFile string `help:"A file of NAME=VALUE lines that says which installation is meant, as terraform output -raw operator_env prints it; the environment wins over it. Default: .pushpool.env, if there is one." placeholder:"FILE" env:"PUSHPOOL_ENV_FILE"`
+	JSON    bool   `help:"Print JSON, for programs."`
+}
+
+// open makes the clients of the installation that is meant.
+func (g globals) open(ctx context.Context) (*operator.Installation, error) {
+	cfg, err := operator.Load(g.EnvFile, os.Environ())
+	if err != nil {
+		return nil, err
+	}
+	return operator.Open(ctx, cfg, io.Discard)
+}
+
+// print writes v as JSON where that is wanted, and for people otherwise.
+func (g globals) print(v any, people func(io.Writer)) error {
+	if !g.JSON {
+		people(os.Stdout)
+		return nil
+	}
+	return printJSON(v)
+}
+
+func printJSON(v any) error {
+	e := json.NewEncoder(os.Stdout)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// progress says on standard error what is going on, if it takes longer than two seconds.
+// done ends it.
+func progress(format string, args ...any) (done func()) {
+	t := time.AfterFunc(2*time.Second, func() { fmt.Fprintf(os.Stderr, "· "+format+"\n", args...) })
+	return func() { t.Stop() }
+}

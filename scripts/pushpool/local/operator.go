@@ -1,0 +1,70 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cloud.google.com/go/pubsub/v2"
+	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
+)
+
+// EnvFile is where WriteEnv writes, below the repository's root.
+const EnvFile = ".cache/local.env"
+
+// WriteEnv writes the variables by which the operator's commands find the stack to EnvFile,
+// for as long as the stack is up, and returns the file's name.
+func (s *Stack) WriteEnv() (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, variable := range s.Environ() {
+		fmt.Fprintln(&b, variable)
+	}
+	name := filepath.Join(root, filepath.FromSlash(EnvFile))
+	if err := os.WriteFile(name, []byte(b.String()), 0o600); err != nil {
+		return "", fmt.Errorf("write the variables of the local stack: %w", err)
+	}
+	s.later(func() { _ = os.Remove(name) })
+	return name, nil
+}
+
+// Environ returns the variables by which the operator's commands find the stack.
+func (s *Stack) Environ() []string {
+	var environ []string
+	for _, variable := range s.Functions.environ {
+		switch name, _, _ := strings.Cut(variable, "="); name {
+		case "PATH", "PREFECT_API_URL":
+		default:
+			environ = append(environ, variable)
+		}
+	}
+	return append(environ,
+		"PREFECT_API_URL="+s.apiURL, "PREFECT_UI_URL="+strings.TrimSuffix(s.apiURL, "/api"),
+		"WEBHOOK_URL="+s.Functions.URL("webhook"), "DEAD_LETTER_SUBSCRIPTIONS="+TopicDeadLetter,
+		"LEDGER_URL="+s.Functions.URL("ledger"),
+	)
+}
+
+// keepDeadLetters subscribes to the dead-letter topic: a topic by itself keeps nothing.
+func (s *Stack) keepDeadLetters(ctx context.Context) error {
+	client, err := pubsub.NewClient(ctx, Project, deliverytest.ClientOptions(os.Getenv("PUBSUB_EMULATOR_HOST"))...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	_, err = client.SubscriptionAdminClient.CreateSubscription(ctx, &pubsubpb.Subscription{
+		Name:  fmt.Sprintf("projects/%s/subscriptions/%s", Project, TopicDeadLetter),
+		Topic: fmt.Sprintf("projects/%s/topics/%s", Project, TopicDeadLetter), AckDeadlineSeconds: 60,
+		MessageRetentionDuration: durationpb.New(7 * 24 * time.Hour),
+	})
+	return err
+}

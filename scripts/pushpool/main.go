@@ -18,7 +18,8 @@ import (
 )
 
 type command struct {
-	Request requestCommand `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
+	Request     requestCommand     `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
+	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
 
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
@@ -76,7 +77,10 @@ func (f stackFlags) options() local.Options {
 	return o
 }
 
-type localCommand struct{ stackFlags }
+type localCommand struct {
+	stackFlags
+	EnvOut string `help:"The file to write the variables to by which the operator's commands find the stack." placeholder:"FILE" default:".cache/local.env"`
+}
 
 // Run runs the stack until ctx ends.
 func (c *localCommand) Run(ctx context.Context) error {
@@ -85,12 +89,11 @@ func (c *localCommand) Run(ctx context.Context) error {
 		return err
 	}
 	defer stack.Close()
-	file, err := stack.WriteEnv()
-	if err != nil {
+	if err := stack.WriteEnv(c.EnvOut); err != nil {
 		return err
 	}
 	fmt.Printf("%s\n\nIn another terminal:\n\n  export PUSHPOOL_ENV_FILE=%s\n  go run ./scripts/pushpool request weather/guide --param city=Madrid --wait\n\n"+
-		"or publish {\"deployment\": \"weather/guide\", …} without it:\n\n  %s\n\nCtrl-C stops it all.\n", stack.Describe(), file, stack.Ask())
+		"or publish {\"deployment\": \"weather/guide\", …} without it:\n\n  %s\n\nCtrl-C stops it all.\n", stack.Describe(), c.EnvOut, stack.Ask())
 	<-ctx.Done()
 	return nil
 }

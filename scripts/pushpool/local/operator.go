@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,26 +14,18 @@ import (
 	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
 )
 
-// EnvFile is where WriteEnv writes, below the repository's root.
-const EnvFile = ".cache/local.env"
-
-// WriteEnv writes the variables by which the operator's commands find the stack to EnvFile,
-// for as long as the stack is up, and returns the file's name.
-func (s *Stack) WriteEnv() (string, error) {
-	root, err := Root()
-	if err != nil {
-		return "", err
-	}
+// WriteEnv writes the variables by which the operator's commands find the stack to a file,
+// for as long as the stack is up.
+func (s *Stack) WriteEnv(file string) error {
 	var b strings.Builder
 	for _, variable := range s.Environ() {
 		fmt.Fprintln(&b, variable)
 	}
-	name := filepath.Join(root, filepath.FromSlash(EnvFile))
-	if err := os.WriteFile(name, []byte(b.String()), 0o600); err != nil {
-		return "", fmt.Errorf("write the variables of the local stack: %w", err)
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write the variables of the local stack: %w", err)
 	}
-	s.later(func() { _ = os.Remove(name) })
-	return name, nil
+	s.later(func() { _ = os.Remove(file) })
+	return nil
 }
 
 // Environ returns the variables by which the operator's commands find the stack.

@@ -27,6 +27,7 @@ type Config struct {
 	install.Common
 	install.Core
 
+	Executions              string         `env:"TOPIC_EXECUTIONS" envDefault:"executions" expect:"the id of the topic that the finalizer is subscribed to"`
 	DeadLetterSubscriptions []string       `env:"DEAD_LETTER_SUBSCRIPTIONS" expect:"the ids of the subscriptions that dead letters are pulled from, separated by commas"`
 	WebhookURL              string         `env:"WEBHOOK_URL" expect:"the address of the function webhook"`
 	WebhookSecrets          install.Secret `env:"WEBHOOK_SECRETS" expect:"the secrets that Prefect may send to the webhook, separated by commas"`

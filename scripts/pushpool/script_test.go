@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/joho/godotenv"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the test's own binary be the command pushpool, in scripts and for the stack.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"pushpool": main})
+}
+
+// TestCommands runs the operator's commands against an embedded local stack: real processes,
+// the real wire, a stand-in for Prefect.
+func TestCommands(t *testing.T) {
+	environ := startStack(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Vars = append(e.Vars, environ...)
+			return nil
+		},
+		RequireExplicitExec: true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until},
+	})
+}
+
+// publishMessage publishes a message on the topic flow-runs: publish DATA.
+func publishMessage(ts *testscript.TestScript, _ bool, args []string) {
+	body := fmt.Sprintf(`{"messages": [{"data": %q}]}`, base64.StdEncoding.EncodeToString([]byte(args[0])))
+	url := fmt.Sprintf("http://%s/v1/projects/%s/topics/flow-runs:publish", ts.Getenv("PUBSUB_EMULATOR_HOST"), ts.Getenv("GOOGLE_CLOUD_PROJECT"))
+	resp, err := http.Post(url, "application/json", strings.NewReader(body))
+	ts.Check(err)
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("publish: %s", resp.Status)
+	}
+}
+
+// until repeats a command until its standard output matches, for up to half a minute:
+// until PATTERN exec COMMAND….
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		err := ts.Exec(args[2], args[3:]...)
+		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("until: %v; %s did not print %q", err, strings.Join(args[2:], " "), args[0])
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// startStack starts `pushpool local --embedded` and returns the variables that find it.
+func startStack(t *testing.T) []string {
+	t.Helper()
+	pushpool, err := exec.LookPath("pushpool") // which TestMain made
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "local.env")
+	var out bytes.Buffer
+	cmd := exec.CommandContext(context.Background(), pushpool, "local", "--embedded", "--sweep", "1s", "--entry-delay", "100ms", "--env-out", file)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := <-ended; err != nil {
+			t.Errorf("pushpool local: %v\n%s", err, out.String())
+		}
+	})
+	deadline := time.After(time.Minute)
+	for {
+		values, err := godotenv.Read(file)
+		if err == nil && len(values) > 0 {
+			var environ []string
+			for name, value := range values {
+				environ = append(environ, name+"="+value)
+			}
+			return environ
+		}
+		select {
+		case err := <-ended:
+			ended <- nil
+			t.Fatalf("pushpool local ended: %v\n%s", err, out.String())
+		case <-deadline:
+			t.Fatalf("pushpool local did not start: %v\n%s", errors.Join(err, fmt.Errorf("no variables in %s", file)), strings.TrimSpace(out.String()))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

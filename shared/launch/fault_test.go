@@ -82,6 +82,73 @@ func TestAnInterruptedLaunchIsFinishedByTheNextDelivery(t *testing.T) {
 	}
 }
 
+// TestARefusalIsNotTheEndOfALaunchThatWasMade holds that a flow run is neither put back nor
+// crashed, and so executed beside or without its flow run, when an earlier try made the job and
+// only its answer was lost.
+func TestARefusalIsNotTheEndOfALaunchThatWasMade(t *testing.T) {
+	for name, refuse := range map[string]func(r *rig){
+		"out of quota": func(r *rig) {
+			r.answer("CreateJob", cloudruntest.Before, status.Error(codes.ResourceExhausted, "Quota exceeded"))
+		},
+		"a permission was taken away": func(r *rig) {
+			r.answer("CreateJob", cloudruntest.Before, status.Error(codes.PermissionDenied, "Permission 'run.jobs.create' denied"))
+		},
+		"the template is broken by now": func(r *rig) {
+			r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"image": "{{ prefect.blocks.secret.nowhere }}"}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			fr := r.flowRun(prefect.NewFlowRun{})
+			r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
+			if err := r.dispatch(fr.ID); err == nil {
+				t.Fatal("the first delivery was acknowledged")
+			}
+			refuse(r)
+			r.later(callTimeout)
+			r.must(r.dispatch(fr.ID))
+			r.launchedOnce(fr.ID)
+		})
+	}
+}
+
+// TestAJobThatIsBeingDeletedIsNoVerdict holds that a name that is taken, by nobody who can be
+// asked, is tried again.
+func TestAJobThatIsBeingDeletedIsNoVerdict(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.Before, status.Error(codes.AlreadyExists, "the job exists"))
+	if err := r.dispatch(fr.ID); err == nil {
+		t.Fatal("the first delivery was acknowledged")
+	}
+	r.later(callTimeout)
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
+}
+
+// TestWhatAPersonEndedIsNotPutBack holds that a flow run that was cancelled while Cloud Run was
+// asked stays so: Prefect would take SCHEDULED over it.
+func TestWhatAPersonEndedIsNotPutBack(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.mu.Lock()
+	r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+		if method != "CreateJob" || phase != cloudruntest.Before {
+			return nil
+		}
+		r.set(fr.ID, flowrun.StateCancelled)
+		return status.Error(codes.ResourceExhausted, "Quota exceeded")
+	}
+	r.mu.Unlock()
+	r.must(r.dispatch(fr.ID))
+	if got := r.state(fr.ID); got != "CANCELLED/Cancelled" {
+		t.Errorf("the flow run is %s, want CANCELLED", got)
+	}
+	if rec := r.record(fr.ID); rec.Status != flowrun.StatusFinished || rec.ReportedAt.IsZero() || rec.LeaseHolder != "" {
+		t.Errorf("the ledger has %+v, want it finished, reported and given back", rec)
+	}
+}
+
 // TestALaunchThatWasMadeIsRecorded holds that the ledger has it though the message's time is over.
 func TestALaunchThatWasMadeIsRecorded(t *testing.T) {
 	r := newRig(t)

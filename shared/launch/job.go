@@ -24,24 +24,28 @@ var errCapacity = errors.New("no capacity")
 // lease; the flow run is PENDING of this launch. repeated: an earlier try may have been made.
 func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, o *origin, repeated bool) error {
 	job, err := l.render(ctx, rec, fr, o)
-	if err == nil && repeated && rec.Region == "" {
+	earlier := rec.Region != "" // a try was made there
+	switch {
+	case earlier:
+		job.Name = cloudrun.JobName{Project: cmp.Or(rec.Project, l.cfg.Projects[0]), Region: rec.Region, Job: rec.JobName}
+	case err == nil && repeated:
 		// The ledger may have been lost between an earlier try and this one.
 		job.Name, err = l.search(ctx, rec.LaunchID, job.Name)
 	}
+	if err == nil {
+		attempted, aerr := l.apply(ctx, rec.FlowRunID, flowrun.Attempted{
+			Holder: holder, LaunchID: rec.LaunchID, Project: job.Name.Project, Region: job.Name.Region, JobName: job.Name.Job,
+		})
+		if aerr != nil {
+			return aerr
+		}
+		rec, err = attempted, l.create(ctx, rec.LaunchID, job)
+	}
+	if err != nil && earlier {
+		err = l.unlessMade(ctx, rec.LaunchID, job.Name, err)
+	}
 	if err != nil {
-		return l.failed(ctx, holder, rec, fr, err)
-	}
-	if rec.Region != "" { // an earlier try was made there
-		job.Name = cloudrun.JobName{Project: cmp.Or(rec.Project, l.cfg.Projects[0]), Region: rec.Region, Job: rec.JobName}
-	}
-	rec, err = l.apply(ctx, rec.FlowRunID, flowrun.Attempted{
-		Holder: holder, LaunchID: rec.LaunchID, Project: job.Name.Project, Region: job.Name.Region, JobName: job.Name.Job,
-	})
-	if err != nil {
-		return err
-	}
-	if err := l.create(ctx, rec, job); err != nil {
-		return l.failed(ctx, holder, rec, fr, err)
+		return l.failed(ctx, holder, rec, err)
 	}
 	execution := job.Name.Execution(cloudrun.Token)
 	// As Prefect's worker does: Prefect cancels nothing that has no infrastructure_pid, and a
@@ -148,7 +152,7 @@ func (l *Launcher) search(ctx context.Context, id flowrun.LaunchID, name cloudru
 }
 
 // create creates the job; that it exists already is success where it is this launch's own.
-func (l *Launcher) create(ctx context.Context, rec flowrun.Record, job cloudrun.Launch) error {
+func (l *Launcher) create(ctx context.Context, id flowrun.LaunchID, job cloudrun.Launch) error {
 	err := l.cloudRun.CreateJob(ctx, job)
 	switch {
 	case err == nil:
@@ -159,22 +163,38 @@ func (l *Launcher) create(ctx context.Context, rec flowrun.Record, job cloudrun.
 		return err
 	}
 	there, err := l.cloudRun.Job(ctx, job.Name)
-	if err != nil {
+	switch {
+	case err != nil && flowrun.FaultOf(err) == flowrun.NotFound:
+		// It is just being deleted: there is no verdict in that.
+		return &flowrun.Error{Act: "create job " + job.Name.String(), Err: fmt.Errorf("a job of that name exists, and is gone when it is read: %w", err)}
+	case err != nil:
 		return err
-	}
-	if there.Labels[cloudrun.LabelLaunch] != string(rec.LaunchID) {
+	case there.Labels[cloudrun.LabelLaunch] != string(id):
 		return &flowrun.Error{
 			Fault: flowrun.Permanent, Act: "create job " + job.Name.String(),
 			Hint: fmt.Sprintf("a job of that name exists and belongs to launch %q, not to %q; delete it or change the flow run's name",
-				there.Labels[cloudrun.LabelLaunch], rec.LaunchID),
+				there.Labels[cloudrun.LabelLaunch], id),
 		}
 	}
 	return nil
 }
 
+// unlessMade returns what came of a try, or nil where an earlier one, of which nobody knows
+// what came, has made the job: then no refusal of this one is the launch's end.
+func (l *Launcher) unlessMade(ctx context.Context, id flowrun.LaunchID, name cloudrun.JobName, failed error) error {
+	there, err := l.cloudRun.Job(ctx, name)
+	switch {
+	case err == nil && there.Labels[cloudrun.LabelLaunch] == string(id):
+		return nil
+	case err != nil && flowrun.FaultOf(err) != flowrun.NotFound && flowrun.FaultOf(err) != flowrun.Permanent:
+		return &flowrun.Error{Act: "look whether an earlier try made job " + name.String(), Err: errors.Join(err, failed)}
+	}
+	return failed
+}
+
 // failed decides what a launch comes to that could not be made: put back for lack of
 // quota, rejected for good, or tried again when the message is redelivered.
-func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, err error) error {
+func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record, err error) error {
 	now := l.cfg.Now()
 	var event flowrun.Event
 	switch flowrun.FaultOf(err) {
@@ -199,7 +219,7 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 		return aerr
 	}
 	l.log.WarnContext(ctx, "flow run not launched", "flow_run_id", rec.FlowRunID, "work_pool", rec.WorkPool, "error", err)
-	if err := l.settler.Report(ctx, holder, rec, fr); err != nil {
+	if err := l.settler.Report(ctx, holder, rec); err != nil {
 		return err
 	}
 	_, err = l.apply(ctx, rec.FlowRunID, flowrun.Released{Holder: holder})

@@ -218,8 +218,6 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 	case err != nil:
 		return err
 	case answer.Status == prefect.StatusAccept, ours(answer, rec.LaunchID):
-		// What comes of the launch is told about a flow run that is PENDING by now.
-		fr.StateType = flowrun.StatePending
 		return l.launch(ctx, holder, rec, fr, o, answer.Status != prefect.StatusAccept)
 	case answer.Status == prefect.StatusWait:
 		if err := l.messages.DispatchAt(ctx, fr.ID, l.cfg.Now().Add(answer.Delay), "wait"); err != nil {

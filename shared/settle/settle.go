@@ -373,10 +373,17 @@ func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record,
 	return rec, err
 }
 
-// Report tells Prefect a verdict just stored by the holder of the lease, for a flow run
-// read under that lease, whose newest PENDING is of the verdict's launch.
-func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun) error {
-	_, err := s.report(ctx, holder, rec, fr, true)
+// Report tells Prefect a verdict just stored by the holder of the lease, on a launch whose
+// PENDING was the flow run's newest. It reads the flow run: while the launch was tried, a
+// person may have ended it, and SCHEDULED would be accepted over CANCELLED.
+func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record) error {
+	fr, err := s.prefect.FlowRun(ctx, rec.FlowRunID)
+	if err != nil && flowrun.FaultOf(err) == flowrun.NotFound {
+		return s.deleted(ctx, holder, rec, nil)
+	}
+	if err == nil {
+		_, err = s.report(ctx, holder, rec, fr, true)
+	}
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 
 type command struct {
 	Request     requestCommand     `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
+	Connect     connectCommand     `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
 
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`

@@ -315,6 +315,20 @@ func webhook(t *testing.T, p *prefectServer) {
 			t.Fatal(err)
 		}
 	}
+	other := changed
+	other.Secret = "another"
+	for _, test := range []struct {
+		setup prefect.WebhookSetup
+		want  []prefect.Change
+	}{
+		{changed, []prefect.Change{{Object: "webhook block " + name, Act: "none"}, {Object: "automation " + name, Act: "none"}}},
+		{other, []prefect.Change{{Object: "webhook block " + name, Act: "update", Fields: []string{"headers"}}, {Object: "automation " + name, Act: "none"}}},
+	} {
+		changes, err := p.ConnectWebhook(t.Context(), test.setup, true)
+		if diff := cmp.Diff(test.want, changes); diff != "" || err != nil {
+			t.Errorf("what is to be changed, error %v (-want +got):\n%s", err, diff)
+		}
+	}
 	var automations []struct{ ID string }
 	p.admin(t, http.MethodPost, "/automations/filter", map[string]any{"automations": map[string]any{"name": map[string]any{"any_": []string{name}}}}, &automations)
 	if len(automations) != 1 {

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/pushpool/pushpool/scripts/pushpool/connect"
+	"github.com/pushpool/pushpool/scripts/pushpool/request"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+type connectCommand struct {
+	globals
+	DryRun  bool              `help:"Say what would be changed, and change nothing."`
+	URL     string            `help:"The webhook's address, if not WEBHOOK_URL." placeholder:"URL"`
+	Default map[string]string `help:"The default of a job variable, as NAME=VALUE, in work pools that are created: --default service_account_name=EMAIL." placeholder:"K=V" mapsep:"none"`
+}
+
+// Help shows examples.
+func (connectCommand) Help() string {
+	return `Creates what Prefect has to have: the work pools of WORK_POOLS, the webhook block and the automation, both named as the
+installation is. What is there already is made so, or left as it is; doing it twice changes nothing. (The Terraform module
+prefect_connection does the same.)
+
+Examples:
+
+  pushpool connect --dry-run
+  pushpool connect --default service_account_name=flows@my-project.iam.gserviceaccount.com`
+}
+
+// Run connects.
+func (c *connectCommand) Run(ctx context.Context) error {
+	in, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	setup := prefect.WebhookSetup{
+		BlockName: in.Name, AutomationName: in.Name, URL: in.WebhookURL, WorkPools: in.WorkPools,
+	}
+	if c.URL != "" {
+		setup.URL = c.URL
+	}
+	setup.Secret, _, _ = strings.Cut(string(in.WebhookSecrets), ",")
+	switch {
+	case setup.URL == "":
+		return fmt.Errorf("connect Prefect: WEBHOOK_URL is not set; write the address of the function webhook (`terraform output webhook_url`), or --url")
+	case setup.Secret == "":
+		return fmt.Errorf("connect Prefect: WEBHOOK_SECRETS is not set; write the secret that the webhook knows (`gcloud secrets versions access latest --secret NAME`)")
+	}
+	done := progress("connecting %s", in.APIURL)
+	result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Defaults: request.Values(c.Default), Dry: c.DryRun})
+	done()
+	if err != nil {
+		return err
+	}
+	return c.print(result, func(w io.Writer) { describeChanges(w, result, c.DryRun) })
+}
+
+func describeChanges(w io.Writer, r connect.Result, dry bool) {
+	words := map[string]string{"create": "created", "update": "updated", "none": "as it should be"}
+	if dry {
+		words["create"], words["update"] = "would be created", "would be updated"
+	}
+	for _, c := range r.Changes {
+		line := c.Object + ": " + words[c.Act]
+		if len(c.Fields) > 0 {
+			line += " (" + strings.Join(c.Fields, ", ") + ")"
+		}
+		if c.Note != "" {
+			line += "; " + c.Note
+		}
+		fmt.Fprintln(w, line)
+	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintln(w, "warning: "+warning)
+	}
+}

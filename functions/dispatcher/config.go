@@ -21,6 +21,8 @@ type config struct {
 	AuthSecret      string `env:"CONTAINER_PREFECT_API_AUTH_STRING_SECRET" expect:"the secret with the auth string for flows, SECRET or SECRET:VERSION"`
 	DefaultImage    string `env:"DEFAULT_IMAGE" envDefault:"docker.io/prefecthq/prefect:3-latest" expect:"the image of flow runs whose deployment names none"`
 
+	FastStart bool `env:"FAST_START" envDefault:"false" expect:"true or false: whether flows start with python -m prefect.engine where the job variable pushpool_fast_start says nothing"`
+
 	PutBackFor time.Duration `env:"PUT_BACK_FOR" envDefault:"60s" expect:"how long a flow run waits that Cloud Run has no capacity for, such as 60s"`
 	EarlyRead  time.Duration `env:"EARLY_READ" envDefault:"30s" expect:"how long a message about an unknown flow run is delivered again, such as 30s"`
 }

@@ -26,7 +26,8 @@ func New(s install.Surroundings) (http.Handler, error) {
 			Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 			Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
-			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Now: time.Now, Random: s.Random,
+			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage,
+			Options: launch.Options{FastStart: cfg.FastStart}, Now: time.Now, Random: s.Random,
 		})
 		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
 	})

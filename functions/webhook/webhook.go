@@ -100,7 +100,11 @@ func (h *Webhook) receive(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	telemetry.Add(ctx, slog.String(telemetry.FlowRunID, event.FlowRunID), slog.String("deployment_id", event.DeploymentID),
 		slog.String("work_pool", event.WorkPool), slog.String("state_type", event.StateType), slog.String("state_name", event.StateName))
-	id, err := h.topic.Publish(ctx, body, nil)
+	var attributes map[string]string
+	if parent := telemetry.Traceparent(ctx); parent != "" {
+		attributes = map[string]string{"traceparent": parent}
+	}
+	id, err := h.topic.Publish(ctx, body, attributes)
 	if err != nil {
 		return http.StatusServiceUnavailable, err
 	}

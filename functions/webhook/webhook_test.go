@@ -32,17 +32,18 @@ const (
 
 // topic keeps what was published; publish, if set, decides instead.
 type topic struct {
-	published []string
-	publish   func(context.Context) error
+	published  []string
+	attributes map[string]string // of the last message
+	publish    func(context.Context) error
 }
 
-func (t *topic) Publish(ctx context.Context, data []byte, _ map[string]string) (string, error) {
+func (t *topic) Publish(ctx context.Context, data []byte, attributes map[string]string) (string, error) {
 	if t.publish != nil {
 		if err := t.publish(ctx); err != nil {
 			return "", err
 		}
 	}
-	t.published = append(t.published, string(data))
+	t.published, t.attributes = append(t.published, string(data)), attributes
 	return "17", nil
 }
 
@@ -259,5 +260,20 @@ func TestConfiguration(t *testing.T) {
 				t.Errorf("the error shows a secret: %v", err)
 			}
 		})
+	}
+}
+
+// The trace of the call goes on with the message, to the dispatcher and to the flow.
+func TestTheTraceGoesWithTheMessage(t *testing.T) {
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for header, want := range map[string]map[string]string{"": nil, parent: {"traceparent": parent}} {
+		top := &topic{}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhook", strings.NewReader(portable))
+		r.Header.Set("Authorization", bearer(newSecret))
+		r.Header.Set("traceparent", header)
+		newWebhook(top, []string{newSecret}, slog.New(slog.DiscardHandler)).ServeHTTP(httptest.NewRecorder(), r)
+		if diff := cmp.Diff(want, top.attributes); diff != "" || len(top.published) != 1 {
+			t.Errorf("%d published; attributes (-want +got):\n%s", len(top.published), diff)
+		}
 	}
 }

@@ -93,6 +93,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, bad.err.Error(), bad.status)
 		return
 	}
+	ctx = telemetry.WithMessageTrace(ctx, d.Attributes)
 	res := e.deliver(ctx, d)
 	e.log(ctx, d, res, start)
 	w.WriteHeader(res.status)

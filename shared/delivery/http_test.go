@@ -305,3 +305,19 @@ func TestUnprocessableKeepsTheError(t *testing.T) {
 		t.Error("marked without being so")
 	}
 }
+
+// A publisher's trace goes before that of the push, which Pub/Sub begins anew.
+func TestTheMessagesTraceIsTheHandlers(t *testing.T) {
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	var got string
+	h := delivery.HTTP(func(ctx context.Context, _ delivery.Delivery) error {
+		got = telemetry.Traceparent(ctx)
+		return nil
+	}, delivery.Options{})
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(push("{}", 1, map[string]string{"traceparent": parent})))
+	r.Header.Set("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if got != parent {
+		t.Errorf("got %q, want the message's %q", got, parent)
+	}
+}

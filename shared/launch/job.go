@@ -80,11 +80,16 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	if err := o.wait(); err != nil {
 		return cloudrun.Launch{}, err
 	}
-	r, err := jobtemplate.Render(ctx, input(l.cfg, o, l.templates.of(o.pool), fr), l.lookup)
+	in := input(l.cfg, o, l.templates.of(o.pool), fr)
+	if parent := traceparent(ctx, fr); parent != "" {
+		in.Settings = append(slices.Clip(in.Settings), jobtemplate.Setting{Name: "TRACEPARENT", Value: parent})
+	}
+	r, err := jobtemplate.Render(ctx, in, l.lookup)
 	if err != nil {
 		return cloudrun.Launch{}, err
 	}
-	if _, err := l.cfg.Options.with(r.Options); err != nil {
+	options, err := l.cfg.Options.with(r.Options)
+	if err != nil {
 		return cloudrun.Launch{}, err
 	}
 	if err := l.permitted(r, o.pool.Name); err != nil {
@@ -96,6 +101,9 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	body, err := r.Job()
 	if err != nil {
 		return cloudrun.Launch{}, err
+	}
+	if options.FastStart {
+		cloudrun.StartFast(body)
 	}
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
 	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID))

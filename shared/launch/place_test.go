@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	run "cloud.google.com/go/run/apiv2"
-	"cloud.google.com/go/run/apiv2/runpb"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -83,19 +81,10 @@ func TestAPoolOfTheGuideIsServed(t *testing.T) {
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.must(r.dispatch(fr.ID))
 	r.launchedOnce(fr.ID)
-	jobs, err := run.NewJobsClient(t.Context(), r.emulator.ClientOptions()...)
-	r.must(err)
-	defer func() { _ = jobs.Close() }()
-	execution, err := cloudrun.ParseExecutionName(r.record(fr.ID).ExecutionName)
-	r.must(err)
-	job, err := jobs.GetJob(t.Context(), &runpb.GetJobRequest{Name: execution.JobName().String()})
-	r.must(err)
+	job := r.job(fr.ID)
 	task := job.GetTemplate().GetTemplate()
 	c := task.GetContainers()[0]
-	env := map[string]string{}
-	for _, v := range c.GetEnv() {
-		env[v.GetName()] = v.GetValue()
-	}
+	env := environment(c)
 	want := []any{
 		"europe-docker.pkg.dev/p/flows/weather:1", []string{"sleep", "600"}, "2000m", "1Gi", 15 * time.Minute,
 		"flows@p.iam.gserviceaccount.com", "Berlin", fr.ID, fr.ID,

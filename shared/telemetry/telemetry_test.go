@@ -206,3 +206,29 @@ func texts(attrs []slog.Attr) []string {
 	}
 	return all
 }
+
+func TestTheTraceIsPassedOnAsAHeader(t *testing.T) {
+	const id, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	for name, test := range map[string]struct {
+		header, value string
+		attributes    map[string]string
+		want          string
+	}{
+		"none":                                    {},
+		"the request's":                           {"traceparent", "00-" + id + "-" + span + "-01", nil, "00-" + id + "-" + span + "-01"},
+		"of a later version, as ours":             {"traceparent", "01-" + id + "-" + span + "-00-more", nil, "00-" + id + "-" + span + "-00"},
+		"Google's older header":                   {"X-Cloud-Trace-Context", id + "/26;o=1", nil, "00-" + id + "-000000000000001a-01"},
+		"a trace without a span cannot be told":   {"X-Cloud-Trace-Context", id, nil, ""},
+		"the message's goes before the request's": {"traceparent", "00-" + id + "-" + span + "-01", map[string]string{"traceparent": "00-" + id + "-000000000000001a-00"}, "00-" + id + "-000000000000001a-00"},
+		"a CloudEvent's":                          {"", "", map[string]string{"ce-traceparent": "00-" + id + "-" + span + "-01"}, "00-" + id + "-" + span + "-01"},
+		"that of Google's Pub/Sub clients":        {"", "", map[string]string{"googclient_traceparent": "00-" + id + "-" + span + "-01"}, "00-" + id + "-" + span + "-01"},
+		"a message's that is none is ignored":     {"traceparent", "00-" + id + "-" + span + "-01", map[string]string{"traceparent": "x"}, "00-" + id + "-" + span + "-01"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := telemetry.WithTrace(t.Context(), http.Header{http.CanonicalHeaderKey(test.header): {test.value}})
+			if got := telemetry.Traceparent(telemetry.WithMessageTrace(ctx, test.attributes)); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -22,6 +22,37 @@ var (
 	cloudTrace = regexp.MustCompile(`^([0-9a-fA-F]{32})(?:/([0-9]+))?(?:;o=([0-9]+))?$`)
 )
 
+// Attributes of a message that carry its publisher's trace, the first that is set counts:
+// W3C's own name, as a CloudEvent in binary mode has it
+// (https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/distributed-tracing.md),
+// and that of Google's Pub/Sub clients.
+var traceAttributes = []string{"traceparent", "ce-traceparent", "googclient_traceparent"}
+
+// WithMessageTrace returns a context with the trace that a message's attributes carry; ctx
+// itself where they carry none.
+func WithMessageTrace(ctx context.Context, attributes map[string]string) context.Context {
+	for _, name := range traceAttributes {
+		if value := attributes[name]; value != "" {
+			return WithTrace(ctx, http.Header{"Traceparent": {value}})
+		}
+	}
+	return ctx
+}
+
+// Traceparent returns the trace that ctx carries as the value of a traceparent header; empty
+// where there is none, or no span of it is known.
+func Traceparent(ctx context.Context) string {
+	t, ok := ctx.Value(traceKey{}).(trace)
+	if !ok || t.span == "" {
+		return ""
+	}
+	flags := "00"
+	if t.sampled {
+		flags = "01"
+	}
+	return "00-" + t.id + "-" + t.span + "-" + flags
+}
+
 // WithTrace returns a context whose log lines name the trace of a request's traceparent or,
 // without a valid one, X-Cloud-Trace-Context header; ctx itself where there is neither.
 func WithTrace(ctx context.Context, h http.Header) context.Context {

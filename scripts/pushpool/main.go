@@ -18,9 +18,11 @@ import (
 )
 
 type command struct {
-	Request     requestCommand     `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
-	Connect     connectCommand     `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
-	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
+	Request        requestCommand        `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
+	Connect        connectCommand        `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
+	DeadLetters    deadLettersCommand    `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
+	Drain          drainCommand          `cmd:"" help:"Bring the installation to rest: nothing starts, what is under way ends, its jobs are deleted."`
+	UninstallCheck uninstallCheckCommand `cmd:"" help:"Say what terraform destroy would leave behind."`
 
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`

@@ -29,8 +29,14 @@ func TestMain(m *testing.M) {
 // the real wire, a stand-in for Prefect.
 func TestCommands(t *testing.T) {
 	environ := startStack(t)
+	t.Run("beside each other", func(t *testing.T) { scripts(t, "testdata/script", environ) })
+	// These change what the others rely on.
+	t.Run("alone", func(t *testing.T) { scripts(t, "testdata/script-alone", environ) })
+}
+
+func scripts(t *testing.T, dir string, environ []string) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			e.Vars = append(e.Vars, environ...)
 			return nil

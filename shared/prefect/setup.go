@@ -24,6 +24,14 @@ func (c *Client) CreateWorkPool(ctx context.Context, name, typ string, template 
 	return err
 }
 
+// SetWorkPoolPaused pauses a work pool, which keeps its flow runs from starting, or resumes it.
+func (c *Client) SetWorkPoolPaused(ctx context.Context, name string, paused bool) error {
+	_, err := c.do(ctx, request{
+		act: "pause or resume work pool " + name, method: http.MethodPatch, path: poolPath(name), body: map[string]any{"is_paused": paused},
+	}, nil)
+	return err
+}
+
 // WorkerMetadataTemplate returns the base job template that Prefect's user interface gives to a new
 // work pool of the type; a copy that only the caller has.
 func (c *Client) WorkerMetadataTemplate(ctx context.Context, workerType string) (map[string]any, error) {

@@ -30,6 +30,7 @@ var arrows = map[string]struct{ shared, clients []string }{
 	"timer":       {shared: []string{"message"}, clients: []string{"cloudtasks"}},
 	"followup":    {shared: []string{"message"}},
 	"ledger":      {clients: []string{"firestore"}},
+	"quota":       {},
 	"jobtemplate": {clients: []string{"run"}},
 	"prefect":     {},
 	"cloudrun":    {clients: []string{"run"}},
@@ -41,7 +42,7 @@ var arrows = map[string]struct{ shared, clients []string }{
 }
 
 var adapters = []string{
-	"message", "telemetry", "delivery", "publish", "timer", "followup", "ledger", "jobtemplate", "prefect", "cloudrun",
+	"message", "telemetry", "delivery", "publish", "timer", "followup", "ledger", "quota", "jobtemplate", "prefect", "cloudrun",
 }
 
 // file is a Go file of the module.

@@ -89,6 +89,10 @@ type Core struct {
 	Ledger   string `env:"LEDGER" envDefault:"firestore" expect:"firestore, or memory for all functions in one process"`
 	Database string `env:"FIRESTORE_DATABASE" envDefault:"(default)" expect:"the id of the Firestore database"`
 
+	// Quotas are Cloud Run's for each region, and shared by everything in the project.
+	WritesPerMinute int `env:"CLOUD_RUN_WRITES_PER_MINUTE" envDefault:"180" expect:"the project's quota of write and of job run requests per minute and region, the smaller one, 60 or more"`
+	MaxJobs         int `env:"CLOUD_RUN_MAX_JOBS" envDefault:"1000" expect:"the project's quota of jobs per region, 1 or more"`
+
 	CloudRunEmulator string `env:"CLOUD_RUN_EMULATOR_HOST" expect:"host:port of a Cloud Run emulator"`
 	TasksEmulator    string `env:"CLOUD_TASKS_EMULATOR_HOST" expect:"host:port of a Cloud Tasks emulator"`
 }
@@ -167,6 +171,12 @@ func (c Core) Validate() error {
 	}
 	if !queueName.MatchString(c.TasksQueue) {
 		errs = append(errs, Invalid[Core]("TASKS_QUEUE", fmt.Sprintf("%q", c.TasksQueue)))
+	}
+	if c.WritesPerMinute < 60 {
+		errs = append(errs, Invalid[Core]("CLOUD_RUN_WRITES_PER_MINUTE", fmt.Sprint(c.WritesPerMinute)))
+	}
+	if c.MaxJobs < 1 {
+		errs = append(errs, Invalid[Core]("CLOUD_RUN_MAX_JOBS", fmt.Sprint(c.MaxJobs)))
 	}
 	if c.TasksServiceAccount == "" && c.TasksEmulator == "" {
 		errs = append(errs, Invalid[Core]("TASKS_SERVICE_ACCOUNT", "not set"))

@@ -52,7 +52,7 @@ func TestDefaultsAreWhatADeployedInstallationNeeds(t *testing.T) {
 				Lease: 75 * time.Second, LookAhead: 150 * time.Second, CancelGrace: time.Minute, ReportGrace: 30 * time.Second, GoneAfter: 30 * time.Second,
 			},
 			WorkPools: []string{"etl", "ml"}, Regions: []string{"europe-west1"}, TasksQueue: "projects/p/locations/l/queues/q",
-			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", Ledger: "firestore", Database: "(default)",
+			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, MaxJobs: 1000,
 		},
 	}
 	// Firestore's, Cloud Run's and the tasks' emulator are empty.
@@ -75,6 +75,8 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		"a duration out of bounds":          {"LEASE=44s", "LEASE: 44s; write a duration of 45s or more"},
 		"a negative grace":                  {"CANCEL_GRACE=-1s", "CANCEL_GRACE: -1s; write a duration such as 60s"},
 		"no look-ahead":                     {"LOOK_AHEAD=0s", "LOOK_AHEAD: 0s; write a duration longer than two intervals of the reconciler"},
+		"a quota too small to share":        {"CLOUD_RUN_WRITES_PER_MINUTE=59", "CLOUD_RUN_WRITES_PER_MINUTE: 59; write the project's quota of write and of job run requests per minute and region, the smaller one, 60 or more"},
+		"no jobs":                           {"CLOUD_RUN_MAX_JOBS=0", "CLOUD_RUN_MAX_JOBS: 0; write the project's quota of jobs per region, 1 or more"},
 		"not JSON":                          {"PREFECT_CLIENT_CUSTOM_HEADERS=X-Key: hunter2", "PREFECT_CLIENT_CUSTOM_HEADERS: cannot be read as map[string]string; write a JSON object of names and values"},
 		"JSON, but no object of strings":    {`PREFECT_CLIENT_CUSTOM_HEADERS={"X-Key":{"hunter2":1}}`, "PREFECT_CLIENT_CUSTOM_HEADERS: cannot be read as map[string]string; write a JSON object of names and values"},
 		"not a level":                       {"LOG_LEVEL=LOUD", "LOG_LEVEL: cannot be read as slog.Level; write DEBUG, INFO, WARN or ERROR"},

@@ -17,10 +17,12 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/followup"
 	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/publish"
+	"github.com/pushpool/pushpool/shared/quota"
 	"github.com/pushpool/pushpool/shared/settle"
 	"github.com/pushpool/pushpool/shared/telemetry"
 	"github.com/pushpool/pushpool/shared/timer"
@@ -109,6 +111,8 @@ type Clients struct {
 	Ledger   ledger.Ledger
 	Messages *followup.Sender
 	Settler  *settle.Settler
+	// Budget is Cloud Run's quotas, kept by all functions and instances together.
+	Budget *quota.Budget
 }
 
 // NewClients makes the clients of an installation.
@@ -128,6 +132,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	if clients.Ledger, err = newLedger(ctx, s, common, c); err != nil {
 		return clients, err
 	}
+	clients.Budget = quota.New(clients.Ledger, flowrun.Quota{Writes: c.WritesPerMinute, Jobs: c.MaxJobs}, time.Now)
 	tasks, err := cloudtasks.NewClient(ctx, s.google(c.TasksEmulator)...)
 	if err != nil {
 		return clients, fmt.Errorf("make a Cloud Tasks client: %w", err)

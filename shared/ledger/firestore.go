@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"cloud.google.com/go/firestore"
@@ -18,6 +19,7 @@ import (
 const (
 	flowRunsCollection  = "flowRuns"
 	workPoolsCollection = "workPools"
+	regionsCollection   = "regions"
 
 	unreportedSince = "unreportedSince" // the field of stored
 )
@@ -72,22 +74,30 @@ func (f *Firestore) Update(ctx context.Context, flowRunID string, change func(fl
 // UpdatePool implements Ledger.
 func (f *Firestore) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
 	ref := f.client.Collection(workPoolsCollection).Doc(name)
-	return update(ctx, f.client, ref,
-		func(doc *firestore.DocumentSnapshot, err error) (flowrun.Pool, error) {
-			var p flowrun.Pool
-			if status.Code(err) != codes.NotFound {
-				if err != nil {
-					return p, err
-				}
-				if err := doc.DataTo(&p); err != nil {
-					return p, err
-				}
+	return update(ctx, f.client, ref, plain(func(p *flowrun.Pool) { p.Name = name }), change, func(p flowrun.Pool) any { return p })
+}
+
+// UpdateRegion implements Ledger.
+func (f *Firestore) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
+	ref := f.client.Collection(regionsCollection).Doc(strings.ReplaceAll(name, "/", " "))
+	return update(ctx, f.client, ref, plain(func(r *flowrun.Region) { r.Name = name }), change, func(r flowrun.Region) any { return r })
+}
+
+// plain decodes a document that is stored as it is, and names what is new.
+func plain[T any](name func(*T)) func(*firestore.DocumentSnapshot, error) (T, error) {
+	return func(doc *firestore.DocumentSnapshot, err error) (T, error) {
+		var v T
+		if status.Code(err) != codes.NotFound {
+			if err != nil {
+				return v, err
 			}
-			p.Name = name
-			return p, nil
-		},
-		change,
-		func(p flowrun.Pool) any { return p })
+			if err := doc.DataTo(&v); err != nil {
+				return v, err
+			}
+		}
+		name(&v)
+		return v, nil
+	}
 }
 
 // update reads, changes and writes one document in a transaction.

@@ -25,4 +25,6 @@ type Ledger interface {
 	ByExecution(ctx context.Context, name string) (r flowrun.Record, found bool, err error)
 	// UpdatePool is Update for the state of a work pool.
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
+	// UpdateRegion is Update for what is known of a region of a project, PROJECT/REGION.
+	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 }

@@ -17,11 +17,12 @@ type Memory struct {
 	mu      sync.Mutex
 	records map[string]flowrun.Record
 	pools   map[string]flowrun.Pool
+	regions map[string]flowrun.Region
 }
 
 // NewMemory returns an empty ledger.
 func NewMemory() *Memory {
-	return &Memory{records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{}}
+	return &Memory{records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{}, regions: map[string]flowrun.Region{}}
 }
 
 // Get implements Ledger.
@@ -90,6 +91,24 @@ func (m *Memory) UpdatePool(ctx context.Context, name string, change func(flowru
 		return before, err
 	}
 	m.pools[name] = after
+	return after, nil
+}
+
+// UpdateRegion implements Ledger.
+func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
+	if err := ctx.Err(); err != nil {
+		return flowrun.Region{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.regions[name]
+	before.Name, before.Spans, before.Slots = name, slices.Clone(before.Spans), slices.Clone(before.Slots)
+	after, err := change(before)
+	if err != nil {
+		return before, err
+	}
+	after.Spans, after.Slots = slices.Clone(after.Spans), slices.Clone(after.Slots)
+	m.regions[name] = after
 	return after, nil
 }
 

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(*testing.T) ledger.Ledger) {
 		"unreported: the oldest first, as many as asked for": testUnreportedLimit,
 		"by execution: the current launch's":                 testByExecution,
 		"pools: updated like records":                        testPool,
+		"regions: updated like records":                      testRegion,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -296,33 +297,48 @@ func testByExecution(t *testing.T, l ledger.Ledger) {
 }
 
 func testPool(t *testing.T, l ledger.Ledger) {
-	want := flowrun.Pool{
+	document(t, "Pool", l.UpdatePool, func(name string) flowrun.Pool { return flowrun.Pool{Name: name} }, flowrun.Pool{
 		Name: "p", LeaseHolder: "h", LeaseUntil: at, Again: true,
 		SweepHolder: "s", SweepUntil: at.Add(time.Minute), HeartbeatAt: at.Add(time.Second),
-	}
-	checkFull(t, "Pool", reflect.ValueOf(want))
-	written, err := l.UpdatePool(t.Context(), "p", func(p flowrun.Pool) (flowrun.Pool, error) {
-		same(t, flowrun.Pool{Name: "p"}, p)
+	}, "p", func(p *flowrun.Pool) { p.LeaseHolder = "changed" })
+}
+
+func testRegion(t *testing.T, l ledger.Ledger) {
+	document(t, "Region", l.UpdateRegion, func(name string) flowrun.Region { return flowrun.Region{Name: name} }, flowrun.Region{
+		Name: "p/r", Last: at, FirstSpan: 7, Spans: []int{1, 3, 2}, ClosedUntil: at.Add(time.Second), ClosedFor: time.Minute, Reason: "quota",
+		Jobs: 3, SharedFrom: at.Add(time.Hour), LastDeletion: at.Add(-time.Hour), Slots: []time.Time{at, at.Add(time.Minute)},
+	}, "p/r", func(r *flowrun.Region) { r.Jobs = 99 })
+}
+
+// document holds an update of a document other than a record to what Update promises. want
+// has every field set.
+func document[T any](t *testing.T, kind string,
+	update func(context.Context, string, func(T) (T, error)) (T, error), empty func(name string) T, want T, name string, change func(*T),
+) {
+	t.Helper()
+	checkFull(t, kind, reflect.ValueOf(want))
+	written, err := update(t.Context(), name, func(v T) (T, error) {
+		same(t, empty(name), v)
 		return want, nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	same(t, want, written)
-	for name, want := range map[string]flowrun.Pool{"p": want, "other": {Name: "other"}} {
-		got, err := l.UpdatePool(t.Context(), name, func(p flowrun.Pool) (flowrun.Pool, error) {
-			same(t, want, p)
-			p.LeaseHolder = "changed"
-			return p, errRefused
+	for name, want := range map[string]T{name: want, "other": empty("other")} {
+		got, err := update(t.Context(), name, func(v T) (T, error) {
+			same(t, want, v)
+			change(&v)
+			return v, errRefused
 		})
 		if !errors.Is(err, errRefused) {
 			t.Errorf("error %v, want the change's own", err)
 		}
 		same(t, want, got)
 	}
-	if _, err := l.UpdatePool(t.Context(), "p", func(p flowrun.Pool) (flowrun.Pool, error) {
-		same(t, want, p)
-		return p, nil
+	if _, err := update(t.Context(), name, func(v T) (T, error) {
+		same(t, want, v)
+		return v, nil
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,180 @@
+// Package quota keeps Cloud Run's quotas for all instances together: it grants each write a
+// time, from what the ledger says is spoken for.
+package quota
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// Ledger is what the budget asks of the ledger.
+type Ledger interface {
+	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
+}
+
+// Budget grants writes to Cloud Run. It is safe for concurrent use. Callers of one process
+// that come at the same time share one transaction, so that a region's document is not what
+// hundreds of launches queue for.
+type Budget struct {
+	ledger Ledger
+	quota  flowrun.Quota
+	now    func() time.Time
+
+	mu     sync.Mutex
+	queues map[string]*queue
+}
+
+// queue is the asking for one region. Its mu is the budget's.
+type queue struct {
+	waiting []*request
+	busy    bool // somebody is at the ledger and comes back for what waits
+	// closed: the region was refusing when it was last read, so a success has to be told.
+	closed      bool
+	closedUntil time.Time
+	reason      string
+}
+
+type request struct {
+	newJob  bool
+	latest  time.Time
+	granted time.Time
+	err     error
+	done    chan struct{}
+}
+
+// New returns a budget with the quota of every region.
+func New(l Ledger, q flowrun.Quota, now func() time.Time) *Budget {
+	return &Budget{ledger: l, quota: q, now: now, queues: map[string]*queue{}}
+}
+
+// Region names a region of a project in the ledger.
+func Region(project, region string) string { return project + "/" + region }
+
+// Launch grants a launch in the region the next free time, which may be minutes ahead and is
+// kept for it. newJob: it creates a job, for which another will have to be deleted. With a
+// latest time nothing is granted, ok is false and at an estimate, where it would be later.
+func (b *Budget) Launch(ctx context.Context, region string, newJob bool, latest time.Time) (at time.Time, ok bool, err error) {
+	r := &request{newJob: newJob, latest: latest, done: make(chan struct{})}
+	b.mu.Lock()
+	q := b.queue(region)
+	q.waiting = append(q.waiting, r)
+	lead := !q.busy
+	q.busy = true
+	b.mu.Unlock()
+	if lead {
+		// Beside the caller, whose answer must not wait for those who come after it.
+		go b.serve(context.WithoutCancel(ctx), region, q)
+	}
+	select {
+	case <-r.done:
+		return r.granted, latest.IsZero() || !r.granted.After(latest), r.err
+	case <-ctx.Done():
+		return time.Time{}, false, fmt.Errorf("ask for a launch in %s: %w", region, context.Cause(ctx))
+	}
+}
+
+func (b *Budget) queue(region string) *queue {
+	if b.queues[region] == nil {
+		b.queues[region] = &queue{}
+	}
+	return b.queues[region]
+}
+
+// serve asks the ledger for all that wait, until nobody does.
+func (b *Budget) serve(ctx context.Context, region string, q *queue) {
+	for {
+		b.mu.Lock()
+		batch := q.waiting
+		q.waiting = nil
+		if len(batch) == 0 {
+			q.busy = false
+			b.mu.Unlock()
+			return
+		}
+		b.mu.Unlock()
+		err := b.update(ctx, region, q, func(r flowrun.Region) flowrun.Region {
+			for _, w := range batch {
+				r, w.granted = r.Reserve(w.newJob, w.latest, b.quota, b.now())
+			}
+			return r
+		})
+		for _, w := range batch {
+			w.err = err
+			close(w.done)
+		}
+	}
+}
+
+func (b *Budget) update(ctx context.Context, region string, q *queue, change func(flowrun.Region) flowrun.Region) error {
+	r, err := b.ledger.UpdateRegion(ctx, region, func(r flowrun.Region) (flowrun.Region, error) { return change(r), nil })
+	if err != nil {
+		return fmt.Errorf("keep the quota of %s: %w", region, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q.closed, q.closedUntil, q.reason = r.ClosedFor > 0, r.ClosedUntil, r.Reason
+	return nil
+}
+
+// Closed reports until when the region is known to take no launch, and why. It asks nobody:
+// it is for whoever comes with a time granted before.
+func (b *Budget) Closed(region string) (until time.Time, reason string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := b.queue(region)
+	return q.closedUntil, q.reason
+}
+
+// Refused tells that Cloud Run refused a launch in the region for now.
+func (b *Budget) Refused(ctx context.Context, region, reason string) error {
+	return b.change(ctx, region, func(r flowrun.Region) flowrun.Region { return r.Refused(reason, b.now()) })
+}
+
+// Accepted tells that Cloud Run took a launch in the region. It costs nothing unless the
+// region was refusing.
+func (b *Budget) Accepted(ctx context.Context, region string) error {
+	b.mu.Lock()
+	closed := b.queue(region).closed
+	b.mu.Unlock()
+	if !closed {
+		return nil
+	}
+	return b.change(ctx, region, flowrun.Region.Accepted)
+}
+
+// Spent tells of n writes in the region that cannot wait for a grant, as a cancellation cannot.
+func (b *Budget) Spent(ctx context.Context, region string, n int) error {
+	return b.change(ctx, region, func(r flowrun.Region) flowrun.Region { return r.Spent(n, b.quota, b.now()) })
+}
+
+// Deletions grants at most n deletions of ended jobs between now and until, each at a time
+// of its own: as many as launches where the jobs would not fit otherwise, and else in what
+// launches leave. Whoever deletes waits for each time.
+func (b *Budget) Deletions(ctx context.Context, region string, n int, until time.Time) ([]time.Time, error) {
+	var granted []time.Time
+	err := b.change(ctx, region, func(r flowrun.Region) flowrun.Region {
+		r, granted = r.ReserveDeletions(n, until, b.quota, b.now())
+		return r
+	})
+	return granted, err
+}
+
+// Counted tells how many jobs a listing of the region found, whoever made them.
+func (b *Budget) Counted(ctx context.Context, region string, jobs int) error {
+	return b.change(ctx, region, func(r flowrun.Region) flowrun.Region { return r.Counted(jobs, b.quota, b.now()) })
+}
+
+// NearCap reports whether so many jobs are 60 % of what the quota allows: ended ones are
+// then deleted, the oldest first, however long they were to be kept.
+func (b *Budget) NearCap(jobs int) bool { return jobs >= b.quota.Jobs*60/100 }
+
+func (b *Budget) change(ctx context.Context, region string, change func(flowrun.Region) flowrun.Region) error {
+	b.mu.Lock()
+	q := b.queue(region)
+	b.mu.Unlock()
+	return b.update(ctx, region, q, change)
+}

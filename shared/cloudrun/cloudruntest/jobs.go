@@ -61,6 +61,11 @@ func (s *Server) CreateJob(_ context.Context, r *runpb.CreateJobRequest) (*longr
 	if count >= s.options.MaxJobs {
 		return nil, status.Errorf(codes.ResourceExhausted, "Quota exceeded for total allowable count of jobs per project per region: %d.", s.options.MaxJobs)
 	}
+	if token != "" {
+		if err := s.roomForExecution(r.GetParent()); err != nil {
+			return nil, err
+		}
+	}
 	created := now()
 	j := &job{project: project, region: region, id: r.GetJobId()}
 	j.proto = &runpb.Job{Name: name, Uid: uuid.NewString(), CreateTime: created, Creator: creator, LaunchStage: api.LaunchStage_GA}
@@ -256,6 +261,11 @@ func (s *Server) UpdateJob(_ context.Context, r *runpb.UpdateJobRequest) (*longr
 	}
 	if token != "" && s.executions[j.proto.GetName()+"/executions/"+j.id+"-"+token] != nil {
 		return nil, status.Errorf(codes.AlreadyExists, "Resource '%s-%s' already exists.", j.id, token)
+	}
+	if token != "" {
+		if err := s.roomForExecution(j.parent()); err != nil {
+			return nil, err
+		}
 	}
 	if r.GetValidateOnly() {
 		return s.operation(j.parent(), j.proto, finished(j.proto)), nil

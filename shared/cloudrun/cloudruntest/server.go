@@ -45,6 +45,11 @@ type Options struct {
 	Regions []string
 	// MaxJobs of a project in a region; 0: 1000, as Cloud Run's quota.
 	MaxJobs int
+	// MaxExecutions that may be alive in a region of a project; 0: any number. 1000 is Cloud Run's quota.
+	MaxExecutions int
+	// WritesPerMinute and ReadsPerMinute are quotas of calls in a region of a project; 0: none.
+	// 180 and 3000 are Cloud Run's. A call that an Intercept answers is not counted.
+	WritesPerMinute, ReadsPerMinute int
 
 	// Env that containers have without asking, as "NAME=value": PATH and HOME for two.
 	Env []string
@@ -109,6 +114,8 @@ type Server struct {
 	executions map[string]*execution // by full name
 	history    []*execution          // all there ever were, deleted ones included
 	operations map[string]func() *longrunningpb.Operation
+	meters     map[string]*meter // by kind of call and region
+	refused    map[string]int    // calls by method
 }
 
 // Start starts an emulator. Close it.
@@ -138,6 +145,7 @@ func New(o Options) *Server {
 	s := &Server{
 		options: o,
 		jobs:    map[string]*job{}, executions: map[string]*execution{}, operations: map[string]func() *longrunningpb.Operation{},
+		meters: map[string]*meter{}, refused: map[string]int{},
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
@@ -207,11 +215,17 @@ func (s *Server) pause(d time.Duration) bool {
 }
 
 func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	method := path.Base(info.FullMethod)
 	if s.options.Intercept == nil {
+		if err := s.charge(method, req); err != nil {
+			return nil, err
+		}
 		return handle(ctx, req)
 	}
-	method := path.Base(info.FullMethod)
 	if err := s.options.Intercept(ctx, method, Before, req); err != nil {
+		return nil, err
+	}
+	if err := s.charge(method, req); err != nil {
 		return nil, err
 	}
 	res, err := handle(ctx, req)

@@ -61,6 +61,7 @@ var errQuiet = errors.New("")
 type stackFlags struct {
 	Embedded   bool          `help:"A stand-in for the Prefect server and for the flow: no Python."`
 	LightFlow  bool          `help:"A stand-in for the flow only. With PREFECT_API_URL it needs no Python, and takes a server of 2.20 as well."`
+	PoolType   string        `help:"The work pool's type: cloud-run-v2, or cloud-run, as the guide makes it." enum:"cloud-run-v2,cloud-run" default:"cloud-run-v2"`
 	Python     string        `help:"The Python to make Prefect's virtual environment with (3.10 to 3.13); found by itself if not given." placeholder:"PATH"`
 	Port       int           `help:"The port of the functions; 0 takes a free one." default:"0"`
 	EntryDelay time.Duration `help:"How long after an execution's end its audit log entry is published." default:"3s"`
@@ -71,7 +72,7 @@ type stackFlags struct {
 
 func (f stackFlags) options() local.Options {
 	o := local.Options{
-		Embedded: f.Embedded, LightFlow: f.LightFlow, Python: f.Python, Port: f.Port, LiveWeather: f.Live,
+		Embedded: f.Embedded, LightFlow: f.LightFlow, PoolType: f.PoolType, Python: f.Python, Port: f.Port, LiveWeather: f.Live,
 		EntryDelay: f.EntryDelay, SweepEvery: f.Sweep, Say: say,
 	}
 	if f.Verbose {

@@ -51,6 +51,8 @@ type Options struct {
 	Embedded bool
 	// LightFlow uses the stand-in for the flow with a real server: it starts in milliseconds.
 	LightFlow bool
+	// PoolType is the work pool's type, cloud-run-v2 or cloud-run; empty is the first.
+	PoolType string
 	// Python makes Prefect's virtual environment; empty: one that is found.
 	Python string
 	// Port of the functions; 0: a free one.
@@ -258,11 +260,12 @@ func (s *Stack) subscribe(ctx context.Context) error {
 
 // setUpPrefect creates the work pool, the webhook block and the automation.
 func (s *Stack) setUpPrefect(ctx context.Context) error {
-	template, err := s.Prefect.WorkerMetadataTemplate(ctx, "cloud-run-v2")
+	poolType := cmp.Or(s.PoolType, "cloud-run-v2")
+	template, err := s.Prefect.WorkerMetadataTemplate(ctx, poolType)
 	if err != nil {
 		return err
 	}
-	if err := s.Prefect.CreateWorkPool(ctx, WorkPool, "cloud-run-v2", template); err != nil {
+	if err := s.Prefect.CreateWorkPool(ctx, WorkPool, poolType, template); err != nil {
 		return err
 	}
 	err = s.Prefect.EnsureWebhook(ctx, prefect.WebhookSetup{

@@ -203,11 +203,11 @@ func TestErrors(t *testing.T) {
 		"an object's 404":         {answer{status: 404, body: `{"detail":"Flow run not found"}`}, nil, flowrun.NotFound, []string{"read flow run " + id, "Flow run not found"}},
 		"422": {
 			answer{status: 422, body: `{"exception_message":"Invalid request received.","exception_detail":[{"loc":["body","name"],"msg":"Field required"}],"request_body":"s3cret"}`},
-			nil, flowrun.Permanent, []string{"Invalid request received.", "body.name: Field required;"},
+			nil, flowrun.Permanent, []string{"Invalid request received.", "body.name: Field required;", "correct the fields"},
 		},
-		"409":      {answer{status: 409, body: `{"detail":"taken"}`}, nil, flowrun.Permanent, []string{"taken"}},
+		"409":      {answer{status: 409, body: `{"detail":"taken"}`}, nil, flowrun.Permanent, []string{"taken", "change what it names"}},
 		"redirect": {answer{status: 302, header: http.Header{"Location": {"https://login.example/"}}}, key, flowrun.Refused, []string{"https://login.example/"}},
-		"500":      {answer{status: 500, body: "oops"}, nil, flowrun.Unclear, []string{"500", "oops"}},
+		"500":      {answer{status: 500, body: "oops"}, nil, flowrun.Unclear, []string{"500", "oops", "its own log says why"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			change := tt.change
@@ -287,22 +287,63 @@ func TestNewNamesAllFaults(t *testing.T) {
 	}
 }
 
-// TestCache holds for how long an answer is used again, and that failures are not.
+// TestCache holds for how long an answer of each kind is used again, and that failures are not.
 func TestCache(t *testing.T) {
+	for kind, tt := range map[string]struct {
+		age  time.Duration
+		body string // empty: that of a flow run
+		read func(context.Context, *prefect.Client) error
+	}{
+		"flow":        {10 * time.Minute, "", func(ctx context.Context, c *prefect.Client) error { _, err := c.Flow(ctx, id); return err }},
+		"work pool":   {10 * time.Second, "", func(ctx context.Context, c *prefect.Client) error { _, err := c.WorkPool(ctx, "etl"); return err }},
+		"work queues": {10 * time.Second, "[]", func(ctx context.Context, c *prefect.Client) error { _, err := c.WorkQueues(ctx, "etl"); return err }},
+		"block": {10 * time.Second, "", func(ctx context.Context, c *prefect.Client) error {
+			_, err := c.BlockDocument(ctx, "secret", "key")
+			return err
+		}},
+		"block by its id": {10 * time.Second, "", func(ctx context.Context, c *prefect.Client) error { _, err := c.BlockDocumentByID(ctx, id); return err }},
+		"variable":        {10 * time.Second, "", func(ctx context.Context, c *prefect.Client) error { _, _, err := c.Variable(ctx, "v"); return err }},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				found := flowRunFound
+				if tt.body != "" {
+					found.body = tt.body
+				}
+				s := &script{answers: []answer{{status: 500}, found}}
+				c := newClient(t, s)
+				for _, step := range []struct {
+					rule  string
+					wait  time.Duration
+					calls int
+				}{
+					{"a failure", 0, 1}, {"is not kept", 0, 2}, {"an answer is", tt.age - time.Second, 2}, {"for its time", time.Second, 3},
+				} {
+					time.Sleep(step.wait)
+					if err := tt.read(t.Context(), c); (err != nil) != (step.rule == "a failure") {
+						t.Fatalf("%s: %v", step.rule, err)
+					}
+					if len(s.calls) != step.calls {
+						t.Errorf("%s: %d calls, want %d", step.rule, len(s.calls), step.calls)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestWhetherAPoolWasLimitedLately holds that the question costs calls once in five minutes.
+func TestWhetherAPoolWasLimitedLately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{answers: []answer{{status: 404, body: `{"detail":"Flow not found"}`}, flowRunFound}}
+		s := &script{answers: []answer{{status: 200, body: `{"concurrency_limit":3}`}}}
 		c := newClient(t, s)
-		for _, step := range []struct {
-			rule  string
-			wait  time.Duration
-			calls int
-		}{
-			{"a failure", 0, 1}, {"is not kept", 0, 2}, {"an answer is", 9 * time.Minute, 2}, {"for ten minutes", time.Minute, 3},
-		} {
-			time.Sleep(step.wait)
-			_, _ = c.Flow(t.Context(), id)
-			if len(s.calls) != step.calls {
-				t.Errorf("%s: %d calls, want %d", step.rule, len(s.calls), step.calls)
+		for i, wait := range []time.Duration{0, 5*time.Minute - time.Second, time.Second} {
+			time.Sleep(wait)
+			if limited, err := c.LimitedLately(t.Context(), "etl"); err != nil || !limited {
+				t.Fatalf("%t, %v", limited, err)
+			}
+			if want := 1 + i/2; len(s.calls) != want {
+				t.Errorf("after %s more: %d calls, want %d", wait, len(s.calls), want)
 			}
 		}
 	})

@@ -49,10 +49,14 @@ func (c *Client) classify(r request, resp *http.Response) *failure {
 		f.Hint = "the server is overloaded or its database is locked; SQLite takes one writer at a time, use PostgreSQL for more"
 	case s == http.StatusRequestTimeout, s == http.StatusBadGateway:
 		f.Fault, f.again = flowrun.Unclear, !r.once
+	case s == http.StatusConflict:
+		f.Fault, f.Hint = flowrun.Permanent, "it contradicts what Prefect has; change what it names, such as parameters that the deployment's schema does not take"
+	case s == http.StatusUnprocessableEntity:
+		f.Fault, f.Hint = flowrun.Permanent, "correct the fields that it names; job variables are held to the schema of the work pool's base job template"
 	case s >= 400 && s <= 499:
 		f.Fault = flowrun.Permanent
 	default:
-		f.Fault = flowrun.Unclear
+		f.Fault, f.Hint = flowrun.Unclear, "the server failed, and its own log says why; messages and sweeps try again by themselves"
 	}
 	f.again = f.again || f.maintenance && !r.once
 	return f

@@ -27,7 +27,8 @@ func New(s install.Surroundings) (http.Handler, error) {
 			Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
 			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage,
-			Options: launch.Options{FastStart: cfg.FastStart}, Now: time.Now, Random: s.Random,
+			Options: launch.Options{FastStart: cfg.FastStart, Retries: cfg.Launch()}, RetryMemory: cfg.Memory(),
+			Now: time.Now, Random: s.Random,
 		})
 		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
 	})

@@ -39,6 +39,8 @@ const (
 	LabelFlowRun = "pushpool-flow-run"
 	LabelLaunch  = "pushpool-launch"
 	LabelInstall = "pushpool-install"
+	// LabelRetries holds the launch's flowrun.Retries.
+	LabelRetries = "pushpool-retries"
 )
 
 // JobName is the full name of a job.
@@ -117,8 +119,9 @@ type Execution struct {
 	Labels                                map[string]string
 	CreateTime, StartTime, CompletionTime time.Time
 	// Outcome is nil while the execution is alive.
-	Outcome *flowrun.Outcome
-	Command []string
+	Outcome   *flowrun.Outcome
+	Command   []string
+	Resources flowrun.Resources
 }
 
 // ListensForCancellation reports whether the container notices by itself that its flow run

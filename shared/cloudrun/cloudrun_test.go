@@ -54,7 +54,7 @@ func shell(script string) *runpb.Job {
 		Retries:    &runpb.TaskTemplate_MaxRetries{},
 		Containers: []*runpb.Container{{Image: "image", Command: []string{"sh", "-c", script}}},
 	}}}
-	cloudrun.SetLabels(j, map[string]string{cloudrun.LabelFlowRun: "f", cloudrun.LabelLaunch: "l"})
+	cloudrun.SetLabels(j, map[string]string{cloudrun.LabelFlowRun: "f", cloudrun.LabelLaunch: "l", cloudrun.LabelRetries: "1-0-0-0-0-0-yes"})
 	return j
 }
 
@@ -152,9 +152,15 @@ func TestAnEndIsReadAlike(t *testing.T) {
 			if diff := cmp.Diff(test.want, e.Outcome, text); diff != "" {
 				t.Errorf("the entry tells (-want +got):\n%s", diff)
 			}
-			want := cloudrun.Entry{Execution: n, FlowRunID: "f", LaunchID: "l", Complete: true, Started: x.StartTime, Completed: x.CompletionTime}
+			want := cloudrun.Entry{
+				Execution: n, FlowRunID: "f", LaunchID: "l", Complete: true, Started: x.StartTime, Completed: x.CompletionTime,
+				Resources: flowrun.Resources{MilliCPU: 1000, MemoryBytes: 512 << 20}, Retries: flowrun.ParseRetries("1-0-0-0-0-0-yes"),
+			}
 			if diff := cmp.Diff(want, e, cmpopts.IgnoreFields(cloudrun.Entry{}, "Outcome", "InsertID")); diff != "" {
 				t.Errorf("the entry (-want +got):\n%s", diff)
+			}
+			if x.Resources != e.Resources {
+				t.Errorf("the execution has %+v", x.Resources)
 			}
 			if e.InsertID == "" || x.Labels[cloudrun.LabelFlowRun] != "f" || x.Labels[cloudrun.LabelLaunch] != "l" {
 				t.Errorf("insert id %q, labels %v", e.InsertID, x.Labels)

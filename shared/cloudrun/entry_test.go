@@ -53,7 +53,8 @@ func TestReadEntryReadsCaptures(t *testing.T) {
 	want := cloudrun.Entry{
 		Execution: captured, Complete: true, InsertID: "-s2vtedfvva",
 		Started: at("2025-05-30T15:30:03.390746Z"), Completed: at("2025-05-30T15:30:28.42504Z"),
-		Outcome: flowrun.Outcome{Kind: flowrun.ExitCode, Text: "Task etl-jobs-crrgf-task0 failed with message: The container exited with an error."},
+		Resources: flowrun.Resources{MilliCPU: 1000, MemoryBytes: 512 << 20},
+		Outcome:   flowrun.Outcome{Kind: flowrun.ExitCode, Text: "Task etl-jobs-crrgf-task0 failed with message: The container exited with an error."},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("failed (-want +got):\n%s", diff)

@@ -144,6 +144,7 @@ func execution(x *runpb.Execution) Execution {
 	out := Execution{
 		Name: name, Labels: x.GetLabels(),
 		CreateTime: at(x.GetCreateTime()), StartTime: at(x.GetStartTime()), CompletionTime: at(x.GetCompletionTime()),
+		Resources: resources(x.GetTemplate()),
 	}
 	if cs := x.GetTemplate().GetContainers(); len(cs) > 0 {
 		out.Command = append(append([]string{}, cs[0].GetCommand()...), cs[0].GetArgs()...)

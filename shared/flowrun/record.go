@@ -57,6 +57,8 @@ type Report struct {
 	Message string    `firestore:"message"`
 	// ScheduledTime is set where Type is StateScheduled.
 	ScheduledTime time.Time `firestore:"scheduledTime"`
+	// Retry is set where the report has the flow run launched again for how it ended.
+	Retry Retry `firestore:"retry"`
 }
 
 // Launch is one attempt to execute a flow run: the answer to one SCHEDULED state.
@@ -80,11 +82,20 @@ type Launch struct {
 	Report     *Report     `firestore:"report"`
 	ReportedAt time.Time   `firestore:"reportedAt"`
 
-	DueAt      time.Time `firestore:"dueAt"`
-	ClaimedAt  time.Time `firestore:"claimedAt"`
-	LaunchedAt time.Time `firestore:"launchedAt"`
-	StartedAt  time.Time `firestore:"startedAt"`
-	FinishedAt time.Time `firestore:"finishedAt"`
+	// Retries and Resources are written with the first attempt to create the job; nil and zero
+	// where the ledger was lost since.
+	Retries   *Retries  `firestore:"retries"`
+	Resources Resources `firestore:"resources"`
+
+	// The times of the launch; one that has not come, or that nobody was told, is zero.
+	RequestedAt time.Time `firestore:"requestedAt"` // the flow run was created
+	DueAt       time.Time `firestore:"dueAt"`
+	ClaimedAt   time.Time `firestore:"claimedAt"`
+	LaunchedAt  time.Time `firestore:"launchedAt"` // Cloud Run accepted the job
+	StartedAt   time.Time `firestore:"startedAt"`  // the execution started
+	RunningAt   time.Time `firestore:"runningAt"`  // the flow began to run
+	FinishedAt  time.Time `firestore:"finishedAt"` // the execution ended
+	FinalAt     time.Time `firestore:"finalAt"`    // Prefect was told the flow run's end
 	// CancelRequestedAt is when the flow run was first seen CANCELLING.
 	CancelRequestedAt time.Time `firestore:"cancelRequestedAt"`
 	// MissingSince is when the job or execution was first found gone. Gone is believed
@@ -106,6 +117,9 @@ type Record struct {
 	// The lease: one for each flow run, for whoever may write about it to Prefect or Cloud Run.
 	LeaseHolder string    `firestore:"leaseHolder"`
 	LeaseUntil  time.Time `firestore:"leaseUntil"`
+
+	// Retried is how many retries were made for how executions ended, by kind.
+	Retried map[RetryKind]int `firestore:"retried"`
 
 	// Previous holds the last launches before this one, newest first, at most maxPrevious.
 	Previous []Launch `firestore:"previous"`

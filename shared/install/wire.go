@@ -145,7 +145,8 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
-		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter, Now: time.Now,
+		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
+		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Now: time.Now, Random: s.Random,
 	})
 	return clients, nil
 }

@@ -35,6 +35,7 @@ func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record
 	if err == nil {
 		attempted, aerr := l.apply(ctx, rec.FlowRunID, flowrun.Attempted{
 			Holder: holder, LaunchID: rec.LaunchID, Project: job.Name.Project, Region: job.Name.Region, JobName: job.Name.Job,
+			Retries: flowrun.ParseRetries(job.Job.GetLabels()[cloudrun.LabelRetries]), Resources: cloudrun.Resources(job.Job),
 		})
 		if aerr != nil {
 			return aerr
@@ -105,14 +106,17 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	if options.FastStart {
 		cloudrun.StartFast(body)
 	}
+	cloudrun.GrowMemory(body, rec.Retried[flowrun.RetryOutOfMemory], l.cfg.RetryMemory)
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
-	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID))
+	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID, options.Retries))
 	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}
 	return cloudrun.Launch{Name: name, Token: cloudrun.Token, Job: body}, nil
 }
 
-func ourLabels(cfg Config, flowRunID string, id flowrun.LaunchID) map[string]string {
-	return map[string]string{cloudrun.LabelFlowRun: flowRunID, cloudrun.LabelLaunch: string(id), cloudrun.LabelInstall: cfg.Name}
+func ourLabels(cfg Config, flowRunID string, id flowrun.LaunchID, r flowrun.Retries) map[string]string {
+	return map[string]string{
+		cloudrun.LabelFlowRun: flowRunID, cloudrun.LabelLaunch: string(id), cloudrun.LabelInstall: cfg.Name, cloudrun.LabelRetries: r.String(),
+	}
 }
 
 // permitted returns why a job may not be launched where its template wants it, as whom it

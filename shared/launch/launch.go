@@ -69,7 +69,9 @@ type Config struct {
 	DefaultImage string
 	// Options are those of launches whose job variables say nothing else.
 	Options Options
-	Now     func() time.Time
+	// RetryMemory is settle.Config's.
+	RetryMemory int64
+	Now         func() time.Time
 	// Random spreads what is put back, from 0 up to 1; nil means rand.Float64.
 	Random func() float64
 }
@@ -166,7 +168,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun)
 	launchID := flowrun.NewLaunchID(l.cfg.Install, fr.ID, fr.StateID)
 	event := flowrun.Scheduled{
 		Lease: l.lease(holder), LaunchID: launchID, StateAt: stateAt(fr),
-		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, DueAt: due(fr),
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: due(fr),
 	}
 	rec, err := l.apply(ctx, fr.ID, event)
 	if errors.Is(err, flowrun.ErrUnreported) || errors.Is(err, flowrun.ErrUnfinished) {

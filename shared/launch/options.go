@@ -20,6 +20,9 @@ type Options struct {
 	// FastStart starts the flow with Prefect's engine alone, seconds earlier than its default
 	// command does: pushpool_fast_start. See cloudrun.StartFast.
 	FastStart bool
+	// Retries is how often the flow run is launched again for how its executions end:
+	// pushpool_retries gives some or all budgets, pushpool_retry_started the rest.
+	Retries flowrun.Retries
 }
 
 // Mode is how an execution is started.
@@ -43,6 +46,18 @@ var options = map[string]option{
 	}},
 	jobtemplate.OptionPrefix + "fast_start": {expect: "true or false", read: func(o *Options, value any) (ok bool) {
 		o.FastStart, ok = value.(bool)
+		return ok
+	}},
+	jobtemplate.OptionPrefix + "retries": {
+		expect: `an object such as {"platform": 3, "exit_code": 1}, with numbers of 0 to 10 for platform, start, out_of_memory, exit_code, signal and timed_out`,
+		read: func(o *Options, value any) bool {
+			budget, ok := o.Retries.With(value)
+			o.Retries.Budget = budget
+			return ok
+		},
+	},
+	jobtemplate.OptionPrefix + "retry_started": {expect: "true or false", read: func(o *Options, value any) (ok bool) {
+		o.Retries.Started, ok = value.(bool)
 		return ok
 	}},
 }

@@ -89,6 +89,7 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	r.settler = settle.New(r.prefect, r.cloudRun, r.ledger, r.messages, log, settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Now: r.now,
+		RetryDelay: time.Second, RetryMemory: 1536 << 20,
 	})
 	cfg := launch.Config{
 		Projects: []string{project}, Install: install, Name: "pushpool", Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,

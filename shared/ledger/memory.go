@@ -120,7 +120,7 @@ func (m *Memory) get(flowRunID string) flowrun.Record {
 
 // clone copies what a record points to: as with a database, nobody shares what is stored.
 func clone(r flowrun.Record) flowrun.Record {
-	r.Launch, r.Previous = cloneLaunch(r.Launch), slices.Clone(r.Previous)
+	r.Launch, r.Previous, r.Retried = cloneLaunch(r.Launch), slices.Clone(r.Previous), maps.Clone(r.Retried)
 	for i, l := range r.Previous {
 		r.Previous[i] = cloneLaunch(l)
 	}
@@ -128,6 +128,11 @@ func clone(r flowrun.Record) flowrun.Record {
 }
 
 func cloneLaunch(l flowrun.Launch) flowrun.Launch {
+	if l.Retries != nil {
+		retries := *l.Retries
+		retries.Budget = maps.Clone(retries.Budget)
+		l.Retries = &retries
+	}
 	if l.Report != nil {
 		report := *l.Report
 		l.Report = &report

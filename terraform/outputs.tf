@@ -45,6 +45,11 @@ output "log_query" {
   value       = local.functions_log_filter
 }
 
+output "dashboard" {
+  description = "The address of the dashboard."
+  value       = "https://console.cloud.google.com/monitoring/dashboards/builder/${reverse(split("/", google_monitoring_dashboard.this.id))[0]}?project=${var.project}"
+}
+
 output "source_files" {
   description = "What is in the functions' source archive."
   value       = module.source.files

@@ -34,11 +34,13 @@ var arrows = map[string]struct{ shared, clients []string }{
 	"jobtemplate": {clients: []string{"run"}},
 	"prefect":     {},
 	"cloudrun":    {clients: []string{"run"}},
+	// What the ledger records, told to others.
+	"lifecycle": {shared: []string{"message", "ledger"}},
 	// Use cases: what is done with the adapters.
 	"settle": {shared: adapters},
 	"launch": {shared: append([]string{"settle"}, adapters...)},
 	// What the functions' wire.go have in common.
-	"install": {shared: append([]string{"settle", "launch"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run"}},
+	"install": {shared: append([]string{"settle", "launch", "lifecycle"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run"}},
 }
 
 var adapters = []string{

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pushpool/pushpool/shared/delivery"
 	"github.com/pushpool/pushpool/shared/install"
+	"github.com/pushpool/pushpool/shared/lifecycle"
 )
 
 // New returns the function. The error names everything that is wrong with its configuration.
@@ -27,6 +28,8 @@ func New(s install.Surroundings) (http.Handler, error) {
 		if err != nil {
 			return err
 		}
+		ctx, told := lifecycle.Beside(ctx)
+		defer told()
 		return f.Handle(ctx, m)
 	}
 	return delivery.HTTP(handle, delivery.Options{

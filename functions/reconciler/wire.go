@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pushpool/pushpool/shared/install"
+	"github.com/pushpool/pushpool/shared/lifecycle"
 )
 
 // New returns the function. The error names everything that is wrong with its configuration.
@@ -30,6 +31,8 @@ func New(s install.Surroundings) (http.Handler, error) {
 		if err != nil {
 			return report{}, err
 		}
+		ctx, told := lifecycle.Beside(ctx)
+		defer told()
 		return r.sweep(ctx)
 	}, log), nil
 }

@@ -90,6 +90,8 @@ type Core struct {
 	TasksQueue          string `env:"TASKS_QUEUE,notEmpty" expect:"the full name of the Cloud Tasks queue, projects/P/locations/L/queues/Q"`
 	TasksServiceAccount string `env:"TASKS_SERVICE_ACCOUNT" expect:"the e-mail of the service account with which Cloud Tasks publishes"`
 
+	Lifecycle string `env:"TOPIC_LIFECYCLE" expect:"the id of the topic on which each step of a launch is told; leave it out for none"`
+
 	Ledger   string `env:"LEDGER" envDefault:"firestore" expect:"firestore, or memory for all functions in one process"`
 	Database string `env:"FIRESTORE_DATABASE" envDefault:"(default)" expect:"the id of the Firestore database"`
 

@@ -20,6 +20,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/followup"
 	"github.com/pushpool/pushpool/shared/ledger"
+	"github.com/pushpool/pushpool/shared/lifecycle"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/publish"
 	"github.com/pushpool/pushpool/shared/quota"
@@ -131,6 +132,9 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	}
 	if clients.Ledger, err = newLedger(ctx, s, common, c); err != nil {
 		return clients, err
+	}
+	if c.Lifecycle != "" {
+		clients.Ledger = lifecycle.New(clients.Ledger, NewTopic(s, common, c.Lifecycle), common.Name, log, time.Now)
 	}
 	clients.Budget = quota.New(clients.Ledger, flowrun.Quota{Writes: c.WritesPerMinute, Jobs: c.MaxJobs}, time.Now)
 	tasks, err := cloudtasks.NewClient(ctx, s.google(c.TasksEmulator)...)

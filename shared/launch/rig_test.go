@@ -22,6 +22,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/launch"
 	"github.com/pushpool/pushpool/shared/ledger"
+	"github.com/pushpool/pushpool/shared/lifecycle"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 	"github.com/pushpool/pushpool/shared/settle"
@@ -45,6 +46,7 @@ type rig struct {
 	cloudRun *cloudrun.Client
 	emulator *cloudruntest.Server
 	ledger   *fallibleLedger
+	follower follower
 	messages *outbox
 	ahead    atomic.Int64 // of the real clock
 	deployed prefect.Deployment
@@ -86,7 +88,8 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	r.must(err)
 	r.deployed = r.deploy(prefect.NewDeployment{FlowID: flow.ID, Name: "prod", WorkPool: "etl"})
 	log := slog.New(slog.DiscardHandler)
-	r.settler = settle.New(r.prefect, r.cloudRun, r.ledger, r.messages, log, settle.Config{
+	told := lifecycle.New(r.ledger, &r.follower, "pushpool", log, r.now)
+	r.settler = settle.New(r.prefect, r.cloudRun, told, r.messages, log, settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Now: r.now,
 		RetryDelay: time.Second, RetryMemory: 1536 << 20,
@@ -98,7 +101,7 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	for _, c := range change {
 		c(&cfg)
 	}
-	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.ledger, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
+	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
 	r.flowRuns = r.prefect
 	return r
 }

@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"cloud.google.com/go/pubsub/v2"
+	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
@@ -37,6 +40,7 @@ const (
 	TopicFlowRuns   = "flow-runs"
 	TopicExecutions = "executions"
 	TopicDeadLetter = "dead-letter"
+	TopicLifecycle  = "lifecycle"
 
 	// Automation is the Prefect automation that calls the webhook.
 	Automation = "pushpool"
@@ -181,6 +185,11 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 		return nil, err
 	}
 	s.later(func() { _ = client.Close() })
+	// The others come with their subscriptions; to this one nobody is subscribed.
+	_, err = client.TopicAdminClient.CreateTopic(ctx, &pubsubpb.Topic{Name: "projects/" + Project + "/topics/" + TopicLifecycle})
+	if err != nil && status.Code(err) != codes.AlreadyExists {
+		return nil, fmt.Errorf("create the topic %s: %w", TopicLifecycle, err)
+	}
 	s.FlowRuns = publish.New(client, TopicFlowRuns)
 	s.later(s.FlowRuns.Close)
 	executions := publish.New(client, TopicExecutions)
@@ -223,6 +232,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("REGIONS", Region)
 	set("TASKS_QUEUE", fmt.Sprintf("projects/%s/locations/%s/queues/pushpool", Project, Region))
 	set("DEAD_LETTER_TOPIC", TopicDeadLetter)
+	set("TOPIC_LIFECYCLE", TopicLifecycle)
 	set("WEBHOOK_SECRETS", secret)
 	functionsURL, err := s.counted()
 	if err != nil {

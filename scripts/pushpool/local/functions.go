@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -44,6 +45,21 @@ type Line struct {
 
 // URL returns the function's address.
 func (f *Functions) URL(function string) string { return "http://" + f.addr + "/" + function }
+
+// Only returns a process of the one function on an address of its own, to be started.
+func (f *Functions) Only(function, addr string) *Functions {
+	return &Functions{addr: addr, environ: append(slices.Clone(f.environ), "FUNCTION_TARGET="+function), output: f.output}
+}
+
+// Environ is the functions' environment.
+func (f *Functions) Environ() []string { return slices.Clone(f.environ) }
+
+// Pid is the id of the process that was started last.
+func (f *Functions) Pid() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cmd.Process.Pid
+}
 
 // Start starts the process and waits until it listens.
 func (f *Functions) Start(ctx context.Context) error {
@@ -86,7 +102,7 @@ func (f *Functions) wait(ctx context.Context, done chan struct{}) error {
 			return errors.New("start the functions: the process ended; what it printed is above")
 		case <-ctx.Done():
 			return fmt.Errorf("start the functions: nothing listens on %s", f.addr)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(2 * time.Millisecond):
 		}
 	}
 }

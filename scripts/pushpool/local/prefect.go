@@ -83,6 +83,13 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 	cmd.Env = append(s.prefectEnv(venv, "server"), "PREFECT_UI_API_URL="+fmt.Sprintf("http://127.0.0.1:%d/api", port),
 		// New schedules are looked for every few seconds anyway; this is about the runs after the first.
 		"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS=10")
+	if s.Postgres {
+		database, err := s.startPostgres(ctx, venv)
+		if err != nil {
+			return err
+		}
+		cmd.Env = append(cmd.Env, "PREFECT_SERVER_DATABASE_CONNECTION_URL="+database)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -208,7 +215,7 @@ func (s *Stack) counted() (string, error) {
 		return "", err
 	}
 	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		s.OnPrefectCall()
+		s.OnPrefectCall(r.In.Method, r.In.URL.Path)
 		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, target.Host
 	}})
 	s.later(proxy.Close)

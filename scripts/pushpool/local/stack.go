@@ -68,7 +68,9 @@ type Options struct {
 	// LiveWeather has the flow ask the public API.
 	LiveWeather bool
 	// OnPrefectCall, if set, is told of every call that the functions make to Prefect.
-	OnPrefectCall func()
+	OnPrefectCall func(method, path string)
+	// Postgres lets the real server keep its data in PostgreSQL; else in SQLite.
+	Postgres bool
 	// Output receives the log lines of functions and containers; nil: none.
 	Output io.Writer
 	// Say tells of progress.

@@ -40,6 +40,7 @@ type answer struct {
 	body   string
 	err    error
 	hang   bool
+	queues string // the body, where work queues are listed
 }
 
 // sent is a request as it arrived; At is the time since the first.
@@ -65,6 +66,9 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Unlock()
 	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && (a.hang || a.err == nil) {
 		trace.GotConn(httptrace.GotConnInfo{}) // as a real transport tells once there is a connection
+	}
+	if a.queues != "" && strings.HasSuffix(r.URL.Path, "/queues/filter") {
+		a.body = a.queues
 	}
 	if a.hang {
 		<-r.Context().Done()
@@ -335,14 +339,14 @@ func TestCache(t *testing.T) {
 // TestWhetherAPoolWasLimitedLately holds that the question costs calls once in five minutes.
 func TestWhetherAPoolWasLimitedLately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{answers: []answer{{status: 200, body: `{"concurrency_limit":3}`}}}
+		s := &script{answers: []answer{{status: 200, body: `{"concurrency_limit":3}`, queues: `[]`}}}
 		c := newClient(t, s)
 		for i, wait := range []time.Duration{0, 5*time.Minute - time.Second, time.Second} {
 			time.Sleep(wait)
 			if limited, err := c.LimitedLately(t.Context(), "etl"); err != nil || !limited {
 				t.Fatalf("%t, %v", limited, err)
 			}
-			if want := 1 + i/2; len(s.calls) != want {
+			if want := 2 * (1 + i/2); len(s.calls) != want {
 				t.Errorf("after %s more: %d calls, want %d", wait, len(s.calls), want)
 			}
 		}

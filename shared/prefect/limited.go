@@ -2,7 +2,10 @@ package prefect
 
 import (
 	"context"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // latelyAge is how old LimitedLately's answers may be.
@@ -19,15 +22,16 @@ func (c *Client) LimitedLately(ctx context.Context, pool string) (bool, error) {
 // Limited reports whether a limit or a pause of the work pool, or of one of its work queues, is
 // set: then only ScheduledFlowRuns tells which flow runs may start. The answer may be 10 s old.
 func (c *Client) Limited(ctx context.Context, pool string) (bool, error) {
-	p, err := c.WorkPool(ctx, pool)
-	if err != nil || p.IsPaused || p.ConcurrencyLimit != nil {
-		return err == nil, err
+	// Both at once: whatever waits for the answer is a flow run that is due.
+	var p WorkPool
+	var queues []WorkQueue
+	reads, ctx := errgroup.WithContext(ctx)
+	reads.Go(func() (err error) { p, err = c.WorkPool(ctx, pool); return err })
+	reads.Go(func() (err error) { queues, err = c.WorkQueues(ctx, pool); return err })
+	if err := reads.Wait(); err != nil {
+		return false, err
 	}
-	queues, err := c.WorkQueues(ctx, pool)
-	for _, q := range queues {
-		if q.IsPaused || q.ConcurrencyLimit != nil {
-			return err == nil, err
-		}
-	}
-	return false, err
+	return p.IsPaused || p.ConcurrencyLimit != nil || slices.ContainsFunc(queues, func(q WorkQueue) bool {
+		return q.IsPaused || q.ConcurrencyLimit != nil
+	}), nil
 }

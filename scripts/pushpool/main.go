@@ -135,6 +135,8 @@ type standInCommand struct {
 }
 
 // Run runs the flow.
-func (c *standInCommand) Run(ctx context.Context) error { return local.StandIn(ctx, os.Environ()) }
+func (c *standInCommand) Run(ctx context.Context) error {
+	return local.StandIn(ctx, os.Environ(), c.Args)
+}
 
 func say(format string, args ...any) { fmt.Printf("· "+format+"\n", args...) }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -176,7 +178,7 @@ func (d *demo) leftAlone(ctx context.Context, id string) error {
 }
 
 func killed(ctx context.Context, d *demo) (figures, error) {
-	fr, event, err := d.running(ctx)
+	fr, event, err := d.running(ctx, nil)
 	if err != nil {
 		return figures{}, err
 	}
@@ -198,12 +200,28 @@ func killed(ctx context.Context, d *demo) (figures, error) {
 	return f, nil
 }
 
+// cancelled cancels a flow run that ends itself, and one whose container we have to stop.
 func cancelled(ctx context.Context, d *demo) (figures, error) {
-	fr, event, err := d.running(ctx)
+	f, err := d.cancels(ctx, nil, "flow-run execute")
+	if err != nil {
+		return f, err
+	}
+	d.say("once more, started fast: nobody in the container listens")
+	_, err = d.cancels(ctx, map[string]any{"pushpool_fast_start": true}, "prefect.engine")
+	return f, err
+}
+
+// cancels cancels a flow run while it is RUNNING under the command.
+func (d *demo) cancels(ctx context.Context, jobVariables map[string]any, command string) (figures, error) {
+	fr, event, err := d.running(ctx, jobVariables)
 	if err != nil {
 		return figures{}, err
 	}
 	pid := executions(d.Stack, fr.ID)[0].PID
+	process, err := exec.CommandContext(ctx, "ps", "-ww", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
+	if err != nil || !strings.Contains(string(process), command) {
+		return figures{}, fmt.Errorf("process %d is %q, not %q: %w", pid, process, command, err)
+	}
 	d.say("the flow run is cancelled in Prefect; its process is %d", pid)
 	if _, err := d.Prefect.SetState(ctx, fr.ID, prefect.Proposal{Type: flowrun.StateCancelling}); err != nil {
 		return figures{}, err
@@ -285,11 +303,11 @@ func (d *demo) create(ctx context.Context, n prefect.NewFlowRun) (prefect.FlowRu
 }
 
 // running creates a flow run that lasts, and waits until it is RUNNING.
-func (d *demo) running(ctx context.Context) (prefect.FlowRun, moment, error) {
+func (d *demo) running(ctx context.Context, jobVariables map[string]any) (prefect.FlowRun, moment, error) {
 	if d.CloudRun == nil {
 		return prefect.FlowRun{}, moment{}, errors.New("this needs the stack's own Cloud Run emulator; unset CLOUD_RUN_EMULATOR_HOST")
 	}
-	fr, event, err := d.create(ctx, prefect.NewFlowRun{Parameters: map[string]any{"pause_seconds": 120}})
+	fr, event, err := d.create(ctx, prefect.NewFlowRun{Parameters: map[string]any{"pause_seconds": 120}, JobVariables: jobVariables})
 	if err != nil {
 		return fr, event, err
 	}

@@ -167,7 +167,7 @@ func (s *Stack) startEmbedded(weather string) (containers []string, err error) {
 	return s.lightContainers(weather)
 }
 
-// lightContainers makes a `prefect` for containers that runs the stand-in flow.
+// lightContainers makes a `prefect` and a `python` for containers that run the stand-in flow.
 func (s *Stack) lightContainers(weather string) (containers []string, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -177,9 +177,11 @@ func (s *Stack) lightContainers(weather string) (containers []string, err error)
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return nil, err
 	}
-	script := "#!/bin/sh\nexec '" + self + "' stand-in \"$@\"\n"
-	if err := os.WriteFile(filepath.Join(bin, "prefect"), []byte(script), 0o755); err != nil {
-		return nil, err
+	script := "#!/bin/sh\nexec '" + self + "' stand-in -- \"$@\"\n"
+	for _, name := range []string{"prefect", "python"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+			return nil, err
+		}
 	}
 	return []string{"PATH=" + bin + ":/usr/bin:/bin", "HOME=" + s.dir, "WEATHER_URL=" + weather}, nil
 }

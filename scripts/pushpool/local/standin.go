@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caarlos0/env/v11"
@@ -16,8 +17,10 @@ import (
 )
 
 // StandIn is the demo's flow without Python: it does over Prefect's API what
-// `prefect flow-run execute` does for scripts/demo-flow/weather.py, its cancellation included.
-func StandIn(ctx context.Context, environ []string) error {
+// `prefect flow-run execute` does for scripts/demo-flow/weather.py, its cancellation included;
+// or, where the arguments are `-m prefect.engine`, what that does, which listens for none.
+func StandIn(ctx context.Context, environ, args []string) error {
+	listens := !slices.Contains(args, "prefect.engine")
 	vars := env.ToMap(environ)
 	id := vars["PREFECT__FLOW_RUN_ID"]
 	client, err := prefect.New(prefect.Config{APIURL: vars["PREFECT_API_URL"], APIKey: vars["PREFECT_API_KEY"], AuthString: vars["PREFECT_API_AUTH_STRING"]})
@@ -48,6 +51,9 @@ func StandIn(ctx context.Context, environ []string) error {
 		case <-ctx.Done():
 			return ctx.Err() // ended by a signal, without a word to Prefect
 		case <-time.After(500 * time.Millisecond):
+		}
+		if !listens {
+			continue
 		}
 		if fr, err = client.FlowRun(ctx, id); err == nil && fr.StateType == flowrun.StateCancelling {
 			_, err := client.SetState(ctx, id, prefect.Proposal{Type: flowrun.StateCancelled})

@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -52,7 +53,7 @@ func (m module) all() []resource {
 	return found
 }
 
-// outcome is what `terraform test -json -verbose` said about tests/apply.tftest.hcl.
+// outcome is what `terraform test -json -verbose` said about a module's runs applied and planned_again.
 type outcome struct {
 	text      string // all of it
 	resources []resource
@@ -76,9 +77,23 @@ func (o outcome) of(typ string) []resource {
 	return found
 }
 
-var read = sync.OnceValues(func() (outcome, error) {
+// The modules that scripts/check-terraform applies, by the names of the files with their outcome.
+const (
+	installation = "terraform"
+	connection   = "terraform-modules-prefect_connection"
+)
+
+// variable names the folder of these files.
+const variable = "PUSHPOOL_TEST_TERRAFORM"
+
+var outcomes = map[string]func() (outcome, error){
+	installation: sync.OnceValues(func() (outcome, error) { return read(installation) }),
+	connection:   sync.OnceValues(func() (outcome, error) { return read(connection) }),
+}
+
+func read(name string) (outcome, error) {
 	var o outcome
-	file, err := os.Open(os.Getenv(variable))
+	file, err := os.Open(filepath.Join(os.Getenv(variable), name+".json"))
 	if err != nil {
 		return o, err
 	}
@@ -106,21 +121,19 @@ var read = sync.OnceValues(func() (outcome, error) {
 			o.outputs = line.State.Outputs
 		}
 		if line.Run == "planned_again" {
-			o.again = line.Plan.Changes
+			o.again = append(o.again, line.Plan.Changes...)
 		}
 	}
 	o.text = text.String()
 	return o, lines.Err()
-})
+}
 
-const variable = "PUSHPOOL_TEST_TERRAFORM"
-
-func applied(t *testing.T) outcome {
+func applied(t *testing.T, name string) outcome {
 	t.Helper()
 	if os.Getenv(variable) == "" {
 		t.Skip(variable + " is not set: scripts/check-terraform sets it")
 	}
-	o, err := read()
+	o, err := outcomes[name]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,23 +144,27 @@ func applied(t *testing.T) outcome {
 }
 
 func TestASecondPlanIsEmpty(t *testing.T) {
-	for _, c := range applied(t).again {
-		for _, action := range c.Change.Actions {
-			if action != "no-op" && action != "read" {
-				t.Errorf("%s: %s", c.Address, action)
+	for name := range outcomes {
+		for _, c := range applied(t, name).again {
+			for _, action := range c.Change.Actions {
+				if action != "no-op" && action != "read" {
+					t.Errorf("%s: %s: %s", name, c.Address, action)
+				}
 			}
 		}
 	}
 }
 
-// The values that the test gives as secrets all begin so.
+// The values that the tests give as secrets all begin so.
 func TestNoSecretIsInStateOrPlan(t *testing.T) {
-	o := applied(t)
-	if i := strings.Index(o.text, "sentinel"); i >= 0 {
-		t.Errorf("a secret is in …%s…", o.text[max(0, i-200):min(len(o.text), i+40)])
+	for name := range outcomes {
+		o := applied(t, name)
+		if i := strings.Index(o.text, "sentinel"); i >= 0 {
+			t.Errorf("%s: a secret is in …%s…", name, o.text[max(0, i-200):min(len(o.text), i+40)])
+		}
 	}
 	written := 0
-	for _, r := range o.of("google_secret_manager_secret_version") {
+	for _, r := range applied(t, installation).of("google_secret_manager_secret_version") {
 		if r.Values["secret_data"] == nil && r.Values["secret_data_wo"] == nil && r.Values["secret_data_wo_version"] != nil {
 			written++
 		}

@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/pushpool/pushpool/functions"
+	"github.com/pushpool/pushpool/scripts/pushpool/operator"
 	"github.com/pushpool/pushpool/shared/install"
 	"github.com/pushpool/pushpool/shared/ledger"
 )
@@ -45,7 +47,7 @@ func environments(t *testing.T, o outcome) map[string]map[string]string {
 
 // The function itself reads what Terraform sets, as it does before it listens.
 func TestEachFunctionStartsWithTheEnvironmentThatTerraformSets(t *testing.T) {
-	for target, environment := range environments(t, applied(t)) {
+	for target, environment := range environments(t, applied(t, installation)) {
 		t.Run(target, func(t *testing.T) {
 			var environ []string
 			for name, value := range environment {
@@ -60,7 +62,7 @@ func TestEachFunctionStartsWithTheEnvironmentThatTerraformSets(t *testing.T) {
 
 // A variable that no code reads is a typing error, or a setting that does nothing.
 func TestEveryVariableThatTerraformSetsIsRead(t *testing.T) {
-	for target, environment := range environments(t, applied(t)) {
+	for target, environment := range environments(t, applied(t, installation)) {
 		known := variables(t, filepath.Join(root, "functions", target, "*.go"))
 		maps.Copy(known, variables(t, filepath.Join(root, "shared", "install", "*.go")))
 		for name := range environment {
@@ -97,4 +99,20 @@ func variables(t *testing.T, pattern string) map[string]bool {
 		})
 	}
 	return found
+}
+
+// What the output operator_env prints is what the operator's command takes.
+func TestTheOperatorsCommandTakesItsEnvironment(t *testing.T) {
+	text, _ := applied(t, installation).outputs["operator_env"].Value.(string)
+	file := filepath.Join(t.TempDir(), "env")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := operator.Load(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.DeadLetterSubscriptions) != 2 || cfg.WebhookURL == "" || cfg.Project != "my-project" || cfg.APIKey != "" {
+		t.Errorf("it reads %+v", cfg)
+	}
 }

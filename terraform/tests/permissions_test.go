@@ -271,7 +271,7 @@ func grants(t *testing.T, o outcome) map[string]map[grant]bool {
 }
 
 func TestEachFunctionMayDoWhatItDoesAndNothingElse(t *testing.T) {
-	o := applied(t)
+	o := applied(t, installation)
 	p := load(t)
 	may := grants(t, o)
 	for _, f := range functions.All() {
@@ -304,7 +304,7 @@ func TestEachFunctionMayDoWhatItDoesAndNothingElse(t *testing.T) {
 
 // What is granted on a resource is granted on the one that the function is told of.
 func TestGrantsAreOnTheResourcesThatTheFunctionIsTold(t *testing.T) {
-	o := applied(t)
+	o := applied(t, installation)
 	account := map[string]string{} // names by e-mail
 	for _, r := range o.of("google_service_account") {
 		account[r.text("email")] = r.text("name")
@@ -340,7 +340,7 @@ func TestGrantsAreOnTheResourcesThatTheFunctionIsTold(t *testing.T) {
 
 // What is granted on the project, where there is nothing narrower, and to whom.
 func TestWhatIsGrantedOnTheProject(t *testing.T) {
-	o := applied(t)
+	o := applied(t, installation)
 	var got []string
 	for _, r := range o.of("google_project_iam_member") {
 		what := r.Name
@@ -360,7 +360,7 @@ func TestWhatIsGrantedOnTheProject(t *testing.T) {
 }
 
 func TestEverybodyMayCallTheWebhookAndNothingElse(t *testing.T) {
-	for _, r := range applied(t).resources {
+	for _, r := range applied(t, installation).resources {
 		if m := r.text("member"); (m == "allUsers" || m == "allAuthenticatedUsers") && r.Name != "webhook_public" {
 			t.Errorf("%s is granted to %s", r.Address, m)
 		}

@@ -16,7 +16,7 @@ import (
 // An idle subscription vanishes after 31 days unless it is told never to: dead letters would go
 // with it, and nobody would notice.
 func TestSubscriptionsNeverExpire(t *testing.T) {
-	subscriptions := applied(t).of("google_pubsub_subscription")
+	subscriptions := applied(t, installation).of("google_pubsub_subscription")
 	if len(subscriptions) != 4 {
 		t.Errorf("%d subscriptions, want two to push and two for dead letters", len(subscriptions))
 	}
@@ -33,7 +33,7 @@ func TestSubscriptionsNeverExpire(t *testing.T) {
 
 // With a shorter deadline a message that is worked on would be delivered again at the same time.
 func TestSubscriptionsWaitForTheFunction(t *testing.T) {
-	o := applied(t)
+	o := applied(t, installation)
 	environment := environments(t, o)
 	pushed := 0
 	for _, s := range o.of("google_pubsub_subscription") {
@@ -122,7 +122,7 @@ func unlogged(text string, written map[string]bool) []string {
 }
 
 func TestMetricsAreMadeOfLinesThatTheCodeWrites(t *testing.T) {
-	metrics := applied(t).of("google_logging_metric")
+	metrics := applied(t, installation).of("google_logging_metric")
 	written := logs(t)
 	if len(metrics) == 0 {
 		t.Error("there are none")
@@ -149,7 +149,7 @@ func TestMetricsAreMadeOfLinesThatTheCodeWrites(t *testing.T) {
 var metricName = regexp.MustCompile(`logging_googleapis_com:user_(\w+?)(?:_bucket|_sum|_count)?\{`)
 
 func TestAlertsAndDashboardAskForMetricsThatThereAre(t *testing.T) {
-	o := applied(t)
+	o := applied(t, installation)
 	known := map[string]bool{}
 	for _, m := range o.of("google_logging_metric") {
 		known[strings.ReplaceAll(m.text("name"), "/", "_")] = true
@@ -180,7 +180,7 @@ func TestAlertsAndDashboardAskForMetricsThatThereAre(t *testing.T) {
 // At three in the morning the alert is all that there is.
 func TestEveryAlertHasItsPlaybook(t *testing.T) {
 	written := logs(t)
-	policies := applied(t).of("google_monitoring_alert_policy")
+	policies := applied(t, installation).of("google_monitoring_alert_policy")
 	if len(policies) < 8 {
 		t.Errorf("%d alerts", len(policies))
 	}

@@ -165,7 +165,7 @@ func samples(t *testing.T) map[string]entry {
 }
 
 func TestTheSinkTakesTheEndsOfOurExecutionsOnly(t *testing.T) {
-	sinks := applied(t).of("google_logging_project_sink")
+	sinks := applied(t, installation).of("google_logging_project_sink")
 	if len(sinks) != 1 {
 		t.Fatalf("%d sinks", len(sinks))
 	}

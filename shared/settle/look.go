@@ -69,6 +69,11 @@ func claim(install, flowRunID string, states []prefect.State) Claim {
 	return c
 }
 
+// Made reports whether the flow run itself tells that the launch's job was made.
+func Made(fr prefect.FlowRun, id flowrun.LaunchID) bool {
+	return strings.HasSuffix(fr.InfrastructurePID, "-"+id.Suffix())
+}
+
 // recovered is the launch as it can be known without the ledger.
 func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.Launch {
 	l := flowrun.Launch{
@@ -78,7 +83,7 @@ func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.L
 	if told != nil && told.LaunchID == c.LaunchID {
 		l.Project, l.Region = told.Execution.Project, told.Execution.Region
 		l.JobName, l.ExecutionName = told.Execution.Job, told.Execution.String()
-	} else if strings.HasSuffix(fr.InfrastructurePID, "-"+c.LaunchID.Suffix()) {
+	} else if Made(fr, c.LaunchID) {
 		l.JobName = fr.InfrastructurePID // the region is looked for
 	}
 	return l

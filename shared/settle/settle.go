@@ -248,7 +248,8 @@ func (s *Settler) freed(ctx context.Context, workPool string) error {
 // missing deals with a launch of which neither job nor execution is to be found.
 func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
 	now := s.cfg.Now()
-	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed {
+	lost := rec.ClaimedAt.IsZero() // by the ledger, which follows Prefect since
+	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed && (!lost || !Made(fr, rec.LaunchID)) {
 		// The launch was interrupted: resume it, which makes nothing that is there already.
 		return s.messages.Dispatch(ctx, rec.FlowRunID)
 	}
@@ -260,7 +261,7 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 		return nil
 	}
 	// Only a ledger that has seen the claim knows that nothing was tried.
-	attempted := rec.Region != "" || rec.ClaimedAt.IsZero()
+	attempted := rec.Region != "" || lost
 	if rec.MissingSince.IsZero() && attempted {
 		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Missing{Holder: holder})
 		if err != nil {

@@ -24,7 +24,7 @@ func New(s install.Surroundings) (http.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
+		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Messages, ledger: c.Ledger, flowRuns: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
 	})
 	handle := func(ctx context.Context, m delivery.Delivery) error {
 		d, err := dispatcher.Get(ctx)
@@ -57,7 +57,7 @@ func newLauncher(ctx context.Context, s install.Surroundings, cfg config, log *s
 	if err != nil {
 		return c, nil, err
 	}
-	return c, launch.New(c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
+	return c, launch.New(c.Prefect, c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
 		Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 		Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 		EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,

@@ -143,11 +143,7 @@ func (r Record) Leased(holder string, now time.Time) bool {
 // Pool is the state of a work pool that has to survive an instance.
 type Pool struct {
 	Name string `firestore:"name"`
-	// The admission lease: who holds it alone asks Prefect which flow runs may start.
-	LeaseHolder string    `firestore:"leaseHolder"`
-	LeaseUntil  time.Time `firestore:"leaseUntil"`
-	// Again is set by whoever came while the lease was held: the holder has to ask again.
-	Again bool `firestore:"again"`
+	Gate
 	// The sweep's lease: one sweep of a pool at a time.
 	SweepHolder string    `firestore:"sweepHolder"`
 	SweepUntil  time.Time `firestore:"sweepUntil"`
@@ -169,40 +165,6 @@ func (p Pool) Sweep(holder string, until, now time.Time) (pool Pool, granted boo
 func (p Pool) Swept(holder string) Pool {
 	if p.SweepHolder == holder {
 		p.SweepHolder, p.SweepUntil = "", time.Time{}
-	}
-	return p
-}
-
-// Admit takes the admission lease for holder until the given time, or, where somebody
-// else holds it, asks that holder to look again. granted tells which.
-func (p Pool) Admit(holder string, until, now time.Time) (pool Pool, granted bool) {
-	if p.LeaseHolder != "" && p.LeaseHolder != holder && now.Before(p.LeaseUntil) {
-		p.Again = true
-		return p, false
-	}
-	p.LeaseHolder, p.LeaseUntil, p.Again = holder, until, false
-	return p, true
-}
-
-// Leave gives the admission lease back, unless somebody asked to look again meanwhile: then
-// it stays with holder, and left is false. Whoever lost the lease has left.
-func (p Pool) Leave(holder string) (pool Pool, left bool) {
-	if p.LeaseHolder != holder {
-		return p, true
-	}
-	if p.Again {
-		p.Again = false
-		return p, false
-	}
-	p.LeaseHolder, p.LeaseUntil = "", time.Time{}
-	return p, true
-}
-
-// Release gives the admission lease back whatever was asked meanwhile, for a holder that
-// cannot go on and has somebody else ask again. Whoever lost the lease changes nothing.
-func (p Pool) Release(holder string) Pool {
-	if p.LeaseHolder == holder {
-		p.LeaseHolder, p.LeaseUntil, p.Again = "", time.Time{}, false
 	}
 	return p
 }

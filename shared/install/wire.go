@@ -144,7 +144,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	clients.Messages = followup.New(
 		NewTopic(s, common, common.FlowRuns),
 		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
-		clients.Prefect,
+		clients.Ledger, time.Now,
 	)
 	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,

@@ -20,14 +20,15 @@ type origin struct {
 	cancel context.CancelFunc
 }
 
-// origin begins to read what the flow run was made from. The caller has to call stop.
-func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun) *origin {
-	o := &origin{}
+// origin begins to read what the flow run was made from, but for its deployment where that
+// is given. The caller has to call stop.
+func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun, d *prefect.Deployment) *origin {
+	o := &origin{deployment: d}
 	ctx, o.cancel = context.WithCancel(ctx)
 	o.reads, ctx = errgroup.WithContext(ctx)
 	o.reads.Go(func() (err error) { o.pool, err = l.catalog.WorkPool(ctx, fr.WorkPoolName); return err })
 	o.reads.Go(func() (err error) { o.flow, err = l.catalog.Flow(ctx, fr.FlowID); return err })
-	if fr.DeploymentID != "" {
+	if fr.DeploymentID != "" && d == nil {
 		o.reads.Go(func() error {
 			d, err := l.catalog.Deployment(ctx, fr.DeploymentID)
 			if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {

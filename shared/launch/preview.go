@@ -20,7 +20,7 @@ type Preview struct {
 // Preview makes the job of a flow run, which need not exist, and creates nothing. The error is
 // the one that a launch would end with.
 func (l *Launcher) Preview(ctx context.Context, fr prefect.FlowRun) (Preview, error) {
-	o := l.origin(ctx, fr)
+	o := l.origin(ctx, fr, nil)
 	defer o.stop()
 	if err := o.wait(); err != nil {
 		return Preview{}, err

@@ -53,7 +53,7 @@ func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Reco
 		// It moved on meanwhile; the record stays as it is for whoever settles it.
 		return flowrun.ErrDone
 	}
-	o := l.origin(ctx, fr)
+	o := l.origin(ctx, fr, nil)
 	defer o.stop()
 	return l.launch(ctx, holder, rec, fr, o, true)
 }

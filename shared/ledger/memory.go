@@ -18,11 +18,16 @@ type Memory struct {
 	records map[string]flowrun.Record
 	pools   map[string]flowrun.Pool
 	regions map[string]flowrun.Region
+
+	deployments map[string]flowrun.Deployment
 }
 
 // NewMemory returns an empty ledger.
 func NewMemory() *Memory {
-	return &Memory{records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{}, regions: map[string]flowrun.Region{}}
+	return &Memory{
+		records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{},
+		regions: map[string]flowrun.Region{}, deployments: map[string]flowrun.Deployment{},
+	}
 }
 
 // Get implements Ledger.
@@ -79,36 +84,36 @@ func (m *Memory) ByExecution(_ context.Context, name string) (flowrun.Record, bo
 
 // UpdatePool implements Ledger.
 func (m *Memory) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
-	if err := ctx.Err(); err != nil {
-		return flowrun.Pool{}, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	before := m.pools[name]
-	before.Name = name
-	after, err := change(before)
-	if err != nil {
-		return before, err
-	}
-	m.pools[name] = after
-	return after, nil
+	return updated(ctx, m, m.pools, name, func(p flowrun.Pool) flowrun.Pool { p.Name = name; return p }, change)
+}
+
+// UpdateDeployment implements Ledger.
+func (m *Memory) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
+	return updated(ctx, m, m.deployments, id, func(d flowrun.Deployment) flowrun.Deployment { d.ID = id; return d }, change)
 }
 
 // UpdateRegion implements Ledger.
 func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
+	return updated(ctx, m, m.regions, name, func(r flowrun.Region) flowrun.Region {
+		r.Name, r.Spans, r.Slots = name, slices.Clone(r.Spans), slices.Clone(r.Slots)
+		return r
+	}, change)
+}
+
+// updated changes one of the values. own names it, and copies what it points to.
+func updated[T any](ctx context.Context, m *Memory, in map[string]T, key string, own func(T) T, change func(T) (T, error)) (T, error) {
 	if err := ctx.Err(); err != nil {
-		return flowrun.Region{}, err
+		var none T
+		return none, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := m.regions[name]
-	before.Name, before.Spans, before.Slots = name, slices.Clone(before.Spans), slices.Clone(before.Slots)
+	before := own(in[key])
 	after, err := change(before)
 	if err != nil {
 		return before, err
 	}
-	after.Spans, after.Slots = slices.Clone(after.Spans), slices.Clone(after.Slots)
-	m.regions[name] = after
+	in[key] = own(after)
 	return after, nil
 }
 

@@ -331,4 +331,4 @@ func (o *outbox) DispatchAt(_ context.Context, id string, at time.Time, cause st
 	return o.add(sent{FlowRunID: id, At: at, Cause: cause})
 }
 
-func (o *outbox) Freed(_ context.Context, pool string) error { return o.add(sent{Freed: pool}) }
+func (o *outbox) Freed(_ context.Context, pool, _ string) error { return o.add(sent{Freed: pool}) }

@@ -46,8 +46,8 @@ type Messages interface {
 	// DispatchAt asks to look at the flow run at a time; cause tells timers of the same
 	// time apart.
 	DispatchAt(ctx context.Context, flowRunID string, at time.Time, cause string) error
-	// Freed tells that a slot of the work pool came free.
-	Freed(ctx context.Context, workPool string) error
+	// Freed tells that a slot of the work pool and of the deployment came free; either may be empty.
+	Freed(ctx context.Context, workPool, deploymentID string) error
 }
 
 // Config holds the deadlines of settling.
@@ -151,7 +151,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 			return err
 		}
 		if known && (told == nil || told.LaunchID == rec.LaunchID) {
-			return s.freed(ctx, fr.WorkPoolName)
+			return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 		}
 	}
 	if !known {
@@ -222,7 +222,7 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 			return err
 		}
 	}
-	return s.freed(ctx, fr.WorkPoolName)
+	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 }
 
 // cancelled ends a flow run that is CANCELLING after its last launch was over, while it
@@ -234,15 +234,7 @@ func (s *Settler) cancelled(ctx context.Context, fr prefect.FlowRun) error {
 	if err != nil {
 		return err
 	}
-	return s.freed(ctx, fr.WorkPoolName)
-}
-
-// freed tells that a slot came free in the work pool, if the flow run has one.
-func (s *Settler) freed(ctx context.Context, workPool string) error {
-	if workPool == "" {
-		return nil
-	}
-	return s.messages.Freed(ctx, workPool)
+	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 }
 
 // missing deals with a launch of which neither job nor execution is to be found.

@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(*testing.T) ledger.Ledger) {
 		"by execution: the current launch's":                 testByExecution,
 		"pools: updated like records":                        testPool,
 		"regions: updated like records":                      testRegion,
+		"deployments: updated like records":                  testDeployment,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -191,6 +192,9 @@ func testCancelled(t *testing.T, l ledger.Ledger) {
 	if _, err := l.UpdatePool(ctx, "p", func(p flowrun.Pool) (flowrun.Pool, error) { p.Again = true; return p, nil }); err == nil {
 		t.Error("pool: no error")
 	}
+	if _, err := l.UpdateDeployment(ctx, "p", func(d flowrun.Deployment) (flowrun.Deployment, error) { d.Again = true; return d, nil }); err == nil {
+		t.Error("deployment: no error")
+	}
 	same(t, full("f"), get(t, l, "f"))
 }
 
@@ -304,7 +308,7 @@ func testByExecution(t *testing.T, l ledger.Ledger) {
 
 func testPool(t *testing.T, l ledger.Ledger) {
 	document(t, "Pool", l.UpdatePool, func(name string) flowrun.Pool { return flowrun.Pool{Name: name} }, flowrun.Pool{
-		Name: "p", LeaseHolder: "h", LeaseUntil: at, Again: true,
+		Name: "p", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true},
 		SweepHolder: "s", SweepUntil: at.Add(time.Minute), HeartbeatAt: at.Add(time.Second),
 	}, "p", func(p *flowrun.Pool) { p.LeaseHolder = "changed" })
 }
@@ -314,6 +318,12 @@ func testRegion(t *testing.T, l ledger.Ledger) {
 		Name: "p/r", Last: at, FirstSpan: 7, Spans: []int{1, 3, 2}, ClosedUntil: at.Add(time.Second), ClosedFor: time.Minute, Reason: "quota",
 		Jobs: 3, SharedFrom: at.Add(time.Hour), LastDeletion: at.Add(-time.Hour), Slots: []time.Time{at, at.Add(time.Minute)},
 	}, "p/r", func(r *flowrun.Region) { r.Jobs = 99 })
+}
+
+func testDeployment(t *testing.T, l ledger.Ledger) {
+	document(t, "Deployment", l.UpdateDeployment, func(id string) flowrun.Deployment { return flowrun.Deployment{ID: id} }, flowrun.Deployment{
+		ID: "d", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true}, Lead: 7 * time.Second,
+	}, "d", func(d *flowrun.Deployment) { d.Waits = false })
 }
 
 // document holds an update of a document other than a record to what Update promises. want

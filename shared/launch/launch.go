@@ -182,7 +182,7 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 // for one that waits for a slot.
 func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun, turn *prefect.Deployment) error {
 	o := l.origin(ctx, fr, turn)
-	defer o.stop()
+	defer func() { _ = o.wait() }()
 	var line errgroup.Group
 	waits := false
 	if turn == nil && fr.DeploymentID != "" {

@@ -21,7 +21,7 @@ type Preview struct {
 // the one that a launch would end with.
 func (l *Launcher) Preview(ctx context.Context, fr prefect.FlowRun) (Preview, error) {
 	o := l.origin(ctx, fr, nil)
-	defer o.stop()
+	defer func() { _ = o.wait() }()
 	if err := o.wait(); err != nil {
 		return Preview{}, err
 	}

@@ -54,7 +54,7 @@ func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Reco
 		return flowrun.ErrDone
 	}
 	o := l.origin(ctx, fr, nil)
-	defer o.stop()
+	defer func() { _ = o.wait() }()
 	return l.launch(ctx, holder, rec, fr, o, true)
 }
 

@@ -15,7 +15,7 @@ func (c *Client) Limited(ctx context.Context, pool string) (bool, error) {
 	// Both at once: whatever waits for the answer is a flow run that is due.
 	var p WorkPool
 	var queues []WorkQueue
-	reads, ctx := errgroup.WithContext(ctx)
+	var reads errgroup.Group
 	reads.Go(func() (err error) { p, err = c.WorkPool(ctx, pool); return err })
 	reads.Go(func() (err error) { queues, err = c.WorkQueues(ctx, pool); return err })
 	if err := reads.Wait(); err != nil {

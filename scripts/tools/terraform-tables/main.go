@@ -93,5 +93,5 @@ func oneLine(s string) string {
 		line, _, _ = strings.Cut(line, " # ")
 		lines = append(lines, strings.TrimSpace(line))
 	}
-	return strings.ReplaceAll(strings.Join(lines, " "), "|", "\\|")
+	return strings.ReplaceAll(strings.Join(strings.Fields(strings.Join(lines, " ")), " "), "|", "\\|")
 }

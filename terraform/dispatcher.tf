@@ -27,7 +27,7 @@ module "dispatcher" {
   pubsub_agent  = local.agent["gcp-sa-pubsub"]
   secrets       = local.core_secrets
 
-  environment = merge(local.core_environment, { DEFAULT_IMAGE = var.default_flow_image, FAST_START = tostring(var.fast_start) },
+  environment = merge(local.core_environment, { DEFAULT_IMAGE = var.default_flow_image },
     var.flow_prefect_api_url == null ? {} : { CONTAINER_PREFECT_API_URL = var.flow_prefect_api_url },
     var.prefect_api_key == null ? {} : { CONTAINER_PREFECT_API_KEY_SECRET = local.api_key },
     var.prefect_auth_string == null ? {} : { CONTAINER_PREFECT_API_AUTH_STRING_SECRET = local.auth_string },
@@ -41,11 +41,12 @@ resource "google_project_iam_custom_role" "launch" {
   project     = var.project
   role_id     = "${local.role_prefix}_launch"
   title       = "${var.name}: launch"
-  description = "Create jobs, which starts them, and start them again."
+  description = "Create jobs, which starts them; read them."
   permissions = [
     "run.jobs.create",
+    "run.jobs.get",
     "run.jobs.run",              # a job with a start token starts when it is created
-    "run.jobs.runWithOverrides", # a job of several launches gets each flow run's own environment
+    "run.jobs.runWithOverrides", # so that a job can be run again by the same identity
   ]
 }
 
@@ -65,13 +66,18 @@ resource "google_project_iam_custom_role" "settle" {
     "run.jobs.get",
     "run.jobs.delete",
     "run.executions.get",
+    "run.executions.list",
     "run.executions.cancel",
     "run.tasks.get",
   ]
 }
 
 resource "google_project_iam_member" "settle" {
-  for_each = local.settlers
+  for_each = {
+    dispatcher = module.dispatcher.member
+    finalizer  = module.finalizer.member
+    reconciler = module.reconciler.member
+  }
 
   project = var.project
   role    = google_project_iam_custom_role.settle.id

@@ -31,28 +31,25 @@ resource "google_firestore_field" "expire_at" {
   index_config {}
 }
 
-# Every indexed field is written again with each change, and every element of a list is an entry
-# of its own. These are large, or change often, and no query names them.
+# Every indexed field is written again with each change. These are large, or change often, and no query names them.
 resource "google_firestore_field" "unindexed" {
-  for_each = merge([
-    for collection, fields in {
-      flowRuns  = ["previous", "reason", "report", "resources", "retried", "retries", "leaseHolder", "leaseUntil"]
-      workPools = ["leaseHolder", "leaseUntil", "sweepHolder", "sweepUntil"]
-      regions   = ["slots", "spans", "last"]
-    } : { for field in fields : "${collection}/${field}" => { collection = collection, field = field } }
-  ]...)
+  for_each = toset(["previous", "reason", "report", "leaseHolder", "leaseUntil"])
 
   project    = var.project
   database   = google_firestore_database.ledger.name
-  collection = each.value.collection
-  field      = each.value.field
+  collection = "flowRuns"
+  field      = each.value
 
   index_config {}
 }
 
 # Read and write documents of this database, and of no other.
 resource "google_project_iam_member" "ledger" {
-  for_each = local.settlers
+  for_each = {
+    dispatcher = module.dispatcher.member
+    finalizer  = module.finalizer.member
+    reconciler = module.reconciler.member
+  }
 
   project = var.project
   role    = "roles/datastore.user"

@@ -45,11 +45,6 @@ output "log_query" {
   value       = local.functions_log_filter
 }
 
-output "dashboard" {
-  description = "The address of the dashboard."
-  value       = "https://console.cloud.google.com/monitoring/dashboards/builder/${reverse(split("/", google_monitoring_dashboard.this.id))[0]}?project=${var.project}"
-}
-
 output "source_files" {
   description = "What is in the functions' source archive."
   value       = module.source.files
@@ -60,10 +55,10 @@ output "sink_filter" {
   value       = google_logging_project_sink.executions.filter
 }
 
-output "operator_env" {
-  description = "What the command pushpool has to know of the installation, as the lines of a file .pushpool.env; without secrets."
-  value = join("", [for name, value in merge(local.core_environment, {
-    TOPIC_EXECUTIONS          = google_pubsub_topic.executions.name
-    DEAD_LETTER_SUBSCRIPTIONS = join(",", [module.dispatcher.dead_letter_subscription, module.finalizer.dead_letter_subscription])
-  }, { for w in module.webhook : "WEBHOOK_URL" => w.uri }) : "${name}=${value}\n"])
+output "environment" {
+  description = "The environment variables that each function is given."
+  value = merge(
+    { dispatcher = module.dispatcher.environment, finalizer = module.finalizer.environment, reconciler = module.reconciler.environment },
+    { for key, w in module.webhook : key => w.environment },
+  )
 }

@@ -29,7 +29,11 @@ resource "google_pubsub_topic" "lifecycle" {
 }
 
 resource "google_pubsub_topic_iam_member" "lifecycle" {
-  for_each = local.settlers
+  for_each = {
+    dispatcher = module.dispatcher.member
+    finalizer  = module.finalizer.member
+    reconciler = module.reconciler.member
+  }
 
   project = var.project
   topic   = google_pubsub_topic.lifecycle.name
@@ -40,8 +44,12 @@ resource "google_pubsub_topic_iam_member" "lifecycle" {
 # Dispatches and wakes are messages, too. The webhook hands on events; Cloud Tasks publishes timers.
 resource "google_pubsub_topic_iam_member" "flow_runs" {
   for_each = merge(
-    local.settlers,
-    { tasks = google_service_account.tasks.member },
+    {
+      dispatcher = module.dispatcher.member
+      finalizer  = module.finalizer.member
+      reconciler = module.reconciler.member
+      tasks      = google_service_account.tasks.member
+    },
     { for key in local.webhook_keys : key => module.webhook[key].member },
   )
 

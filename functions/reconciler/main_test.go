@@ -14,7 +14,6 @@ import (
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/ledger"
-	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -120,9 +119,7 @@ func (w *world) DispatchAt(ctx context.Context, id string, at time.Time, cause s
 	return w.note(ctx, fmt.Sprintf("timer %s in %s %s", id, time.Until(at), cause))
 }
 
-func (w *world) Wake(ctx context.Context, m message.Wake) error {
-	return w.note(ctx, "wake "+m.WorkPool+m.DeploymentID)
-}
+func (w *world) Wake(ctx context.Context, pool string) error { return w.note(ctx, "wake "+pool) }
 
 // sweeper sweeps the pools. Heartbeats, where they are not the subject, were sent just now.
 func (w *world) sweeper(t *testing.T, heartbeats bool, pools ...string) *Reconciler {

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
-	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/settle"
 )
@@ -62,7 +61,7 @@ type Settler interface {
 type Messages interface {
 	Dispatch(ctx context.Context, flowRunID string) error
 	DispatchAt(ctx context.Context, flowRunID string, at time.Time, cause string) error
-	Wake(ctx context.Context, w message.Wake) error
+	Wake(ctx context.Context, workPool string) error
 }
 
 type options struct {
@@ -186,15 +185,14 @@ func (r *Reconciler) heartbeat(ctx context.Context, p flowrun.Pool) error {
 }
 
 // scheduled has what is due dispatched now, and what is due soon by a timer. In a limited
-// pool one message does for all that wait, and one for those that wait for a slot of a deployment.
+// pool one message does for all that wait.
 func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error {
 	limited, err := r.prefect.Limited(ctx, pool)
 	if err != nil {
 		return err
 	}
 	now := r.now()
-	due := false
-	deployments := map[string]bool{} // with flow runs that wait for a slot of it
+	due := 0
 	err = r.list(ctx, maxWaiting, prefect.Filter{
 		WorkPools: []string{pool}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 		ScheduledBefore: now.Add(r.lookAhead), Sort: prefect.SoonestFirst,
@@ -204,27 +202,19 @@ func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error 
 			at = *fr.NextScheduledStartTime
 		}
 		switch {
-		case fr.StateName == prefect.AwaitingSlot:
-			deployments[fr.DeploymentID] = true
 		case at.After(now):
 			w.Timers++
 			w.start(func() error { return r.messages.DispatchAt(ctx, fr.ID, at, "due") })
 		case limited:
-			due = true
+			due++
 		default:
 			w.Dispatched++
 			w.start(func() error { return r.messages.Dispatch(ctx, fr.ID) })
 		}
 	})
-	wake := func(m message.Wake) {
+	if due > 0 {
 		w.Wakes++
-		w.start(func() error { return r.messages.Wake(ctx, m) })
-	}
-	if due {
-		wake(message.Wake{WorkPool: pool})
-	}
-	for id := range deployments {
-		wake(message.Wake{DeploymentID: id})
+		w.start(func() error { return r.messages.Wake(ctx, pool) })
 	}
 	return err
 }

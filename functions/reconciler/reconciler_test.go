@@ -93,26 +93,6 @@ func TestOneWakeForAllThatWaitInALimitedPool(t *testing.T) {
 	})
 }
 
-// What waits for a slot of its deployment is woken by its deployment, not one by one, also
-// before the time to which Prefect set it.
-func TestOneWakeForAllThatWaitForADeployment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		for i := range 250 {
-			w.add(fmt.Sprint("waits", i), "etl", flowrun.StateScheduled, time.Duration(i-100)*time.Second/10)
-			fr := &w.flowRuns[len(w.flowRuns)-1]
-			fr.StateName, fr.DeploymentID = prefect.AwaitingSlot, "d"
-		}
-		rep := swept(t, w.sweeper(t, false, "etl"))
-		if diff := cmp.Diff([]string{"wake d"}, w.did()); diff != "" {
-			t.Errorf("did (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff(report{Wakes: 1}, rep); diff != "" {
-			t.Errorf("report (-want +got):\n%s", diff)
-		}
-	})
-}
-
 // More than Prefect returns at once is read page by page, and done at the same time.
 func TestManyFlowRunsFitOneSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -14,19 +14,14 @@ import (
 // begun to ask after that, the pool must remember it, and the holder must not leave.
 func TestAPoolNeverLosesThatItHasToBeAskedAgain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p, at, owed := flowrun.Pool{Name: "p", Gate: flowrun.Gate{Waits: true}}, now, false
+		p, at, owed := flowrun.Pool{Name: "p"}, now, false
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			at = at.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds")) * time.Second)
 			holder := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "holder")
 			from := p
-			if g, wake := p.Freed(at); rapid.Bool().Draw(t, "freed") {
-				held := from.LeaseHolder != "" && at.Before(from.LeaseUntil)
-				if p.Gate, owed = g, owed || held; wake != (!held && from.Waits) {
-					t.Fatalf("a slot came free and wake is %t", wake)
-				}
-			} else if rapid.Bool().Draw(t, "admit") {
+			if rapid.Bool().Draw(t, "admit") {
 				var granted bool
-				p.Gate, granted = p.Admit(holder, at.Add(time.Minute), at)
+				p, granted = p.Admit(holder, at.Add(time.Minute), at)
 				owed = !granted
 				if granted && from.LeaseHolder != "" && from.LeaseHolder != holder && at.Before(from.LeaseUntil) {
 					t.Fatalf("%s was admitted beside %s", holder, from.LeaseHolder)
@@ -36,7 +31,7 @@ func TestAPoolNeverLosesThatItHasToBeAskedAgain(t *testing.T) {
 				}
 			} else {
 				var left bool
-				p.Gate, left = p.Leave(holder)
+				p, left = p.Leave(holder)
 				switch {
 				case from.LeaseHolder != holder:
 					if diff := cmp.Diff(from, p); diff != "" || !left {
@@ -70,9 +65,7 @@ func TestReleaseGivesTheAdmissionBackWhateverWasAsked(t *testing.T) {
 		"nobody holds it by no name":                      {"", held},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := held
-			got.Gate = got.Release(tt.holder)
-			if diff := cmp.Diff(tt.want, got); diff != "" {
+			if diff := cmp.Diff(tt.want, held.Release(tt.holder)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -81,7 +74,7 @@ func TestReleaseGivesTheAdmissionBackWhateverWasAsked(t *testing.T) {
 
 func TestOneSweepOfAPoolAtATime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p, at := flowrun.Pool{Name: "p", Gate: flowrun.Gate{LeaseHolder: "a", LeaseUntil: now, Again: true}}, now
+		p, at := flowrun.Pool{Name: "p", LeaseHolder: "a", LeaseUntil: now, Again: true}, now
 		sweeping, until := "", time.Time{}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			at = at.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds")) * time.Second)
@@ -101,7 +94,7 @@ func TestOneSweepOfAPoolAtATime(t *testing.T) {
 					sweeping, until = "", time.Time{}
 				}
 			}
-			want := flowrun.Pool{Name: "p", Gate: flowrun.Gate{LeaseHolder: "a", LeaseUntil: now, Again: true}, SweepHolder: sweeping, SweepUntil: until}
+			want := flowrun.Pool{Name: "p", LeaseHolder: "a", LeaseUntil: now, Again: true, SweepHolder: sweeping, SweepUntil: until}
 			if diff := cmp.Diff(want, p); diff != "" {
 				t.Fatal(diff)
 			}

@@ -144,13 +144,12 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	clients.Messages = followup.New(
 		NewTopic(s, common, common.FlowRuns),
 		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
-		clients.Ledger, time.Now,
+		clients.Prefect,
 	)
 	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
-		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
-		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Now: time.Now, Random: s.Random,
+		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter, Now: time.Now,
 	})
 	return clients, nil
 }

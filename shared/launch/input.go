@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 
-	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
@@ -26,7 +25,7 @@ func input(cfg Config, o *origin, template any, fr prefect.FlowRun) jobtemplate.
 		Settings:            cfg.Settings,
 		DefaultProject:      cfg.Projects[0],
 		DefaultImage:        cfg.DefaultImage,
-		ReservedLabels:      len(ourLabels(cfg, fr.ID, "", flowrun.Retries{})),
+		ReservedLabels:      len(ourLabels(cfg, fr.ID, "")),
 	}
 	if d := o.deployment; d != nil {
 		in.DeploymentJobVariables = d.JobVariables

@@ -23,9 +23,9 @@ import (
 	"github.com/pushpool/pushpool/shared/launch"
 	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/lifecycle"
-	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
+	"github.com/pushpool/pushpool/shared/quota"
 	"github.com/pushpool/pushpool/shared/settle"
 )
 
@@ -43,12 +43,10 @@ type rig struct {
 	t        *testing.T
 	people   *prefect.Client // what people, flows and workers do
 	prefect  *prefect.Client // what the launcher does
-	flowRuns interface {     // the launcher's, if it is not prefect itself
-		launch.FlowRuns
-		launch.Waiting
-	}
+	flowRuns launch.FlowRuns // the launcher's, if it is not prefect itself
 	cloudRun *cloudrun.Client
 	emulator *cloudruntest.Server
+	budget   *quota.Budget
 	ledger   *fallibleLedger
 	follower follower
 	messages *outbox
@@ -67,16 +65,21 @@ type rig struct {
 // newRig starts a rig whose work pool "etl" runs commands of a shell, `sleep 600` if none is given.
 func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	t.Helper()
+	return newRigOf(t, cloudruntest.Options{StopGrace: time.Second}, change...)
+}
+
+// newRigOf is newRig with an emulator of Cloud Run that behaves as told.
+func newRigOf(t *testing.T, o cloudruntest.Options, change ...func(*launch.Config)) *rig {
+	t.Helper()
 	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
 	server := prefecttest.New(prefecttest.Options{Now: r.now, Intercept: r.onPrefect})
 	t.Cleanup(server.Close)
 	r.apiURL = server.URL()
-	emulator, err := cloudruntest.Start(cloudruntest.Options{
-		Env: []string{"PATH=/usr/bin:/bin"}, StopGrace: time.Second,
-		Intercept: func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
-			return r.onCloudRun(method, phase)
-		},
-	})
+	o.Env = []string{"PATH=/usr/bin:/bin"}
+	o.Intercept = func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
+		return r.onCloudRun(method, phase)
+	}
+	emulator, err := cloudruntest.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,16 +99,16 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	r.settler = settle.New(r.prefect, r.cloudRun, told, r.messages, log, settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Now: r.now,
-		RetryDelay: time.Second, RetryMemory: 1536 << 20,
 	})
 	cfg := launch.Config{
 		Projects: []string{project}, Install: install, Name: "pushpool", Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
-		LookAhead: 150 * time.Second, EarlyRead: 30 * time.Second, PutBackFor: time.Minute, Now: r.now,
+		LookAhead: 150 * time.Second, EarlyRead: 30 * time.Second, Slots: 3, InPlace: 100 * time.Millisecond, CapacityWait: 24 * time.Hour, Now: r.now,
 	}
 	for _, c := range change {
 		c(&cfg)
 	}
-	r.launcher = launch.New(r, r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
+	r.budget = quota.New(r.ledger, flowrun.Quota{Writes: 180, Jobs: 1000}, r.now)
+	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.budget, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
 	r.flowRuns = r.prefect
 	return r
 }
@@ -153,9 +156,7 @@ func (r *rig) holder() string         { return uuid.NewString() }
 func (r *rig) dispatch(id string) error {
 	return r.launcher.Dispatch(r.t.Context(), r.holder(), id, r.now())
 }
-func (r *rig) wake() error {
-	return r.launcher.Wake(r.t.Context(), r.holder(), message.Wake{WorkPool: "etl"})
-}
+func (r *rig) wake() error { return r.launcher.Wake(r.t.Context(), r.holder(), "etl") }
 func (r *rig) record(id string) flowrun.Record {
 	rec, err := r.ledger.Memory.Get(r.t.Context(), id)
 	r.must(err)
@@ -279,18 +280,6 @@ func (r *rig) ScheduledFlowRuns(ctx context.Context, pool string, before time.Ti
 	return r.flowRuns.ScheduledFlowRuns(ctx, pool, before, limit)
 }
 
-func (r *rig) FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error) {
-	return r.flowRuns.FlowRuns(ctx, f)
-}
-
-func (r *rig) FreeSlots(ctx context.Context, pool string) (prefect.Slots, error) {
-	return r.flowRuns.FreeSlots(ctx, pool)
-}
-
-func (r *rig) Limited(ctx context.Context, pool string) (bool, error) {
-	return r.flowRuns.Limited(ctx, pool)
-}
-
 func (r *rig) onPrefect(w http.ResponseWriter, req *http.Request, next http.Handler) {
 	r.mu.Lock()
 	fault := r.prefectFault
@@ -389,4 +378,4 @@ func (o *outbox) DispatchAt(_ context.Context, id string, at time.Time, cause st
 	return o.add(sent{FlowRunID: id, At: at, Cause: cause})
 }
 
-func (o *outbox) Freed(_ context.Context, pool, _ string) error { return o.add(sent{Freed: pool}) }
+func (o *outbox) Freed(_ context.Context, pool string) error { return o.add(sent{Freed: pool}) }

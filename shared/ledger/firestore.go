@@ -21,8 +21,6 @@ const (
 	workPoolsCollection = "workPools"
 	regionsCollection   = "regions"
 
-	deploymentsCollection = "deployments"
-
 	unreportedSince = "unreportedSince" // the field of stored
 )
 
@@ -83,12 +81,6 @@ func (f *Firestore) UpdatePool(ctx context.Context, name string, change func(flo
 func (f *Firestore) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
 	ref := f.client.Collection(regionsCollection).Doc(strings.ReplaceAll(name, "/", " "))
 	return update(ctx, f.client, ref, plain(func(r *flowrun.Region) { r.Name = name }), change, func(r flowrun.Region) any { return r })
-}
-
-// UpdateDeployment implements Ledger.
-func (f *Firestore) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
-	ref := f.client.Collection(deploymentsCollection).Doc(id)
-	return update(ctx, f.client, ref, plain(func(d *flowrun.Deployment) { d.ID = id }), change, func(d flowrun.Deployment) any { return d })
 }
 
 // plain decodes a document that is stored as it is, and names what is new.

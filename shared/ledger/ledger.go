@@ -27,6 +27,4 @@ type Ledger interface {
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
 	// UpdateRegion is Update for what is known of a region of a project, PROJECT/REGION.
 	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
-	// UpdateDeployment is Update for the state of a deployment.
-	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
 }

@@ -18,16 +18,11 @@ type Memory struct {
 	records map[string]flowrun.Record
 	pools   map[string]flowrun.Pool
 	regions map[string]flowrun.Region
-
-	deployments map[string]flowrun.Deployment
 }
 
 // NewMemory returns an empty ledger.
 func NewMemory() *Memory {
-	return &Memory{
-		records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{},
-		regions: map[string]flowrun.Region{}, deployments: map[string]flowrun.Deployment{},
-	}
+	return &Memory{records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{}, regions: map[string]flowrun.Region{}}
 }
 
 // Get implements Ledger.
@@ -84,36 +79,36 @@ func (m *Memory) ByExecution(_ context.Context, name string) (flowrun.Record, bo
 
 // UpdatePool implements Ledger.
 func (m *Memory) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
-	return updated(ctx, m, m.pools, name, func(p flowrun.Pool) flowrun.Pool { p.Name = name; return p }, change)
-}
-
-// UpdateDeployment implements Ledger.
-func (m *Memory) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
-	return updated(ctx, m, m.deployments, id, func(d flowrun.Deployment) flowrun.Deployment { d.ID = id; return d }, change)
-}
-
-// UpdateRegion implements Ledger.
-func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
-	return updated(ctx, m, m.regions, name, func(r flowrun.Region) flowrun.Region {
-		r.Name, r.Spans, r.Slots = name, slices.Clone(r.Spans), slices.Clone(r.Slots)
-		return r
-	}, change)
-}
-
-// updated changes one of the values. own names it, and copies what it points to.
-func updated[T any](ctx context.Context, m *Memory, in map[string]T, key string, own func(T) T, change func(T) (T, error)) (T, error) {
 	if err := ctx.Err(); err != nil {
-		var none T
-		return none, err
+		return flowrun.Pool{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := own(in[key])
+	before := m.pools[name]
+	before.Name = name
 	after, err := change(before)
 	if err != nil {
 		return before, err
 	}
-	in[key] = own(after)
+	m.pools[name] = after
+	return after, nil
+}
+
+// UpdateRegion implements Ledger.
+func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
+	if err := ctx.Err(); err != nil {
+		return flowrun.Region{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.regions[name]
+	before = cloneRegion(before)
+	before.Name = name
+	after, err := change(before)
+	if err != nil {
+		return before, err
+	}
+	m.regions[name] = cloneRegion(after)
 	return after, nil
 }
 
@@ -125,19 +120,19 @@ func (m *Memory) get(flowRunID string) flowrun.Record {
 
 // clone copies what a record points to: as with a database, nobody shares what is stored.
 func clone(r flowrun.Record) flowrun.Record {
-	r.Launch, r.Previous, r.Retried = cloneLaunch(r.Launch), slices.Clone(r.Previous), maps.Clone(r.Retried)
+	r.Launch, r.Previous = cloneLaunch(r.Launch), slices.Clone(r.Previous)
 	for i, l := range r.Previous {
 		r.Previous[i] = cloneLaunch(l)
 	}
 	return r
 }
 
+func cloneRegion(r flowrun.Region) flowrun.Region {
+	r.Spans, r.Deletions, r.Slots = slices.Clone(r.Spans), slices.Clone(r.Deletions), slices.Clone(r.Slots)
+	return r
+}
+
 func cloneLaunch(l flowrun.Launch) flowrun.Launch {
-	if l.Retries != nil {
-		retries := *l.Retries
-		retries.Budget = maps.Clone(retries.Budget)
-		l.Retries = &retries
-	}
 	if l.Report != nil {
 		report := *l.Report
 		l.Report = &report

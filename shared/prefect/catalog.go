@@ -33,9 +33,6 @@ type Deployment struct {
 		Limit       int `json:"limit"`
 		ActiveSlots int `json:"active_slots"`
 	} `json:"global_concurrency_limit"`
-	ConcurrencyOptions *struct {
-		CollisionStrategy string `json:"collision_strategy"`
-	} `json:"concurrency_options"`
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`
 }
@@ -44,11 +41,6 @@ type Deployment struct {
 // PENDING is proposed.
 func (d Deployment) Limited() bool {
 	return d.ConcurrencyLimit != nil || d.GlobalConcurrencyLimit != nil
-}
-
-// CancelsNew reports whether a flow run that finds no slot is cancelled, and does not wait.
-func (d Deployment) CancelsNew() bool {
-	return d.ConcurrencyOptions != nil && d.ConcurrencyOptions.CollisionStrategy == "CANCEL_NEW"
 }
 
 // deploymentAnswer also takes the field's name of 2.20.
@@ -116,8 +108,6 @@ type WorkPool struct {
 	IsPaused        bool            `json:"is_paused"`
 	// ConcurrencyLimit is nil where there is none.
 	ConcurrencyLimit *int `json:"concurrency_limit"`
-	// ActiveSlots are taken by flow runs PENDING or RUNNING; nil where there is no limit.
-	ActiveSlots *int `json:"active_slots"`
 	// Status is READY, NOT_READY or PAUSED.
 	Status         string    `json:"status"`
 	DefaultQueueID string    `json:"default_queue_id"`
@@ -127,7 +117,7 @@ type WorkPool struct {
 
 // WorkPool reads a work pool. The answer may be 10 s old, is shared, and must not be changed.
 func (c *Client) WorkPool(ctx context.Context, name string) (WorkPool, error) {
-	return cached[WorkPool](ctx, c, c.pools, name, readPool(name))
+	return cached[WorkPool](ctx, c, c.pools, name, request{act: "read work pool " + name, method: http.MethodGet, path: poolPath(name)})
 }
 
 // WorkQueue is a queue of a work pool.
@@ -139,8 +129,6 @@ type WorkQueue struct {
 	IsPaused bool `json:"is_paused"`
 	// ConcurrencyLimit is nil where there is none.
 	ConcurrencyLimit *int `json:"concurrency_limit"`
-	// ActiveSlots are taken by flow runs PENDING or RUNNING; nil where there is no limit.
-	ActiveSlots *int `json:"active_slots"`
 	// Status is READY, NOT_READY or PAUSED.
 	Status     string     `json:"status"`
 	LastPolled *time.Time `json:"last_polled"`
@@ -149,23 +137,20 @@ type WorkQueue struct {
 // WorkQueues returns the queues of a work pool. The answer may be 10 s old, is shared, and must
 // not be changed.
 func (c *Client) WorkQueues(ctx context.Context, pool string) ([]WorkQueue, error) {
-	return c.queues.get(ctx, "list the queues of work pool "+pool, pool, func(ctx context.Context) ([]WorkQueue, error) {
-		return c.workQueues(ctx, pool)
-	})
-}
-
-func (c *Client) workQueues(ctx context.Context, pool string) ([]WorkQueue, error) {
 	r := request{act: "list the queues of work pool " + pool, method: http.MethodPost, path: poolPath(pool) + "/queues/filter"}
-	var all []WorkQueue
-	for {
-		r.body = map[string]any{"limit": MaxPage, "offset": len(all)}
-		var page []WorkQueue
-		_, err := c.do(ctx, r, &page)
-		all = append(all, page...)
-		if err != nil || len(page) < MaxPage {
-			return all, err
+	return c.queues.get(ctx, r.act, pool, func(ctx context.Context) ([]WorkQueue, error) {
+		var all []WorkQueue
+		for {
+			r := r
+			r.body = map[string]any{"limit": MaxPage, "offset": len(all)}
+			var page []WorkQueue
+			_, err := c.do(ctx, r, &page)
+			all = append(all, page...)
+			if err != nil || len(page) < MaxPage {
+				return all, err
+			}
 		}
-	}
+	})
 }
 
 // Heartbeat tells Prefect that a worker of that name serves the work pool, which makes the pool
@@ -176,10 +161,6 @@ func (c *Client) Heartbeat(ctx context.Context, pool, workerName string, every t
 		body: map[string]any{"name": workerName, "heartbeat_interval_seconds": int(max(1, every.Seconds()))},
 	}, nil)
 	return err
-}
-
-func readPool(name string) request {
-	return request{act: "read work pool " + name, method: http.MethodGet, path: poolPath(name)}
 }
 
 func poolPath(name string) string { return "/work_pools/" + url.PathEscape(name) }

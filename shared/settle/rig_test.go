@@ -24,7 +24,6 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 	"github.com/pushpool/pushpool/shared/settle"
-	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
 func TestMain(m *testing.M) {
@@ -53,10 +52,9 @@ type rig struct {
 	apiURL   string
 	told     atomic.Int32 // proposals of the settler
 	down     atomic.Bool  // Prefect, to the settler's proposals
-	log      bytes.Buffer
 }
 
-func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
+func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, cloudRun: &fakeCloudRun{executions: map[cloudrun.ExecutionName]cloudrun.Execution{}, jobs: map[string]cloudrun.Job{}},
@@ -78,14 +76,10 @@ func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
 	r.must(err)
 	r.deployed, err = r.people.CreateDeployment(t.Context(), prefect.NewDeployment{FlowID: flow.ID, Name: "prod", WorkPool: "etl"})
 	r.must(err)
-	cfg := settle.Config{
+	r.settler = settle.New(r, r.cloudRun, r.ledger, r.messages, slog.New(slog.DiscardHandler), settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, Now: r.now,
-	}
-	for _, c := range change {
-		c(&cfg)
-	}
-	r.settler = settle.New(r, r.cloudRun, r.ledger, r.messages, telemetry.NewLogger(&r.log, project, slog.LevelInfo), cfg)
+	})
 	return r
 }
 
@@ -331,4 +325,4 @@ func (o *outbox) DispatchAt(_ context.Context, id string, at time.Time, cause st
 	return o.add(sent{FlowRunID: id, At: at, Cause: cause})
 }
 
-func (o *outbox) Freed(_ context.Context, pool, _ string) error { return o.add(sent{Freed: pool}) }
+func (o *outbox) Freed(_ context.Context, pool string) error { return o.add(sent{Freed: pool}) }

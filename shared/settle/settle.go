@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
@@ -46,8 +45,8 @@ type Messages interface {
 	// DispatchAt asks to look at the flow run at a time; cause tells timers of the same
 	// time apart.
 	DispatchAt(ctx context.Context, flowRunID string, at time.Time, cause string) error
-	// Freed tells that a slot of the work pool and of the deployment came free; either may be empty.
-	Freed(ctx context.Context, workPool, deploymentID string) error
+	// Freed tells that a slot of the work pool came free.
+	Freed(ctx context.Context, workPool string) error
 }
 
 // Config holds the deadlines of settling.
@@ -66,16 +65,7 @@ type Config struct {
 	CancelGrace time.Duration
 	// GoneAfter is how long after the first look a missing execution has to be missing still.
 	GoneAfter time.Duration
-	// Retries are those of launches whose own are not known: the ledger was lost, and nothing
-	// of the launch is left that holds them.
-	Retries flowrun.Retries
-	// RetryDelay passes before the first retry of a kind; before each further one twice as much.
-	RetryDelay time.Duration
-	// RetryMemory is the most memory that a retry may have, in bytes.
-	RetryMemory int64
-	Now         func() time.Time
-	// Random spreads retries, from 0 up to 1; nil means rand.Float64.
-	Random func() float64
+	Now       func() time.Time
 }
 
 // Settler settles flow runs. It is safe for concurrent use.
@@ -90,9 +80,6 @@ type Settler struct {
 
 // New returns a settler.
 func New(p Prefect, c CloudRun, l Ledger, m Messages, log *slog.Logger, cfg Config) *Settler {
-	if cfg.Random == nil {
-		cfg.Random = rand.Float64
-	}
 	return &Settler{prefect: p, cloudRun: c, ledger: l, messages: m, log: log, cfg: cfg}
 }
 
@@ -106,9 +93,6 @@ type Ending struct {
 	Outcome   flowrun.Outcome
 	StartedAt time.Time
 	EndedAt   time.Time
-	// Resources and Retries are zero and nil where nobody told them.
-	Resources flowrun.Resources
-	Retries   *flowrun.Retries
 }
 
 // Ended settles the flow run whose execution ended. An ending of a launch that is not
@@ -151,11 +135,11 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 			return err
 		}
 		if known && (told == nil || told.LaunchID == rec.LaunchID) {
-			return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
+			return s.freed(ctx, fr.WorkPoolName)
 		}
 	}
 	if !known {
-		if rec, err = s.apply(ctx, flowRunID, flowrun.Corrected{Holder: holder, Launch: s.recovered(fr, c, told), Retried: c.Retried}); err != nil {
+		if rec, err = s.apply(ctx, flowRunID, flowrun.Corrected{Holder: holder, Launch: s.recovered(fr, c, told)}); err != nil {
 			return err
 		}
 	}
@@ -196,22 +180,15 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 		return fmt.Errorf("%w: execution %s succeeded, flow run %s is %s; it is looked at again until %s",
 			ErrWait, e.Execution, rec.FlowRunID, v.StateType, endedAt.Add(s.cfg.ReportGrace).Format(time.RFC3339))
 	}
-	report, err := s.again(ctx, rec, fr, c, e, report)
-	if err != nil {
-		return err
-	}
-	rec, err = s.apply(ctx, rec.FlowRunID, flowrun.Ended{
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
 		Holder: holder, LaunchID: e.LaunchID, ExecutionName: e.Execution.String(),
-		Outcome: e.Outcome, StartedAt: e.StartedAt, RunningAt: runningAt(rec.Launch, fr), EndedAt: endedAt, FinalAt: finalAt(fr),
-		Resources: e.Resources, Reason: e.Outcome.Text, Report: report,
+		Outcome: e.Outcome, StartedAt: e.StartedAt, EndedAt: endedAt, Reason: e.Outcome.Text, Report: report,
 	})
 	switch {
 	case errors.Is(err, flowrun.ErrDone):
 		// Recorded before, or unknown to a ledger that was lost: what follows may not have been sent.
 	case err != nil:
 		return err
-	case report == nil:
-		s.finished(ctx, rec, fr.StateType)
 	default:
 		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {
 			return err
@@ -222,7 +199,7 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 			return err
 		}
 	}
-	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
+	return s.freed(ctx, fr.WorkPoolName)
 }
 
 // cancelled ends a flow run that is CANCELLING after its last launch was over, while it
@@ -234,14 +211,21 @@ func (s *Settler) cancelled(ctx context.Context, fr prefect.FlowRun) error {
 	if err != nil {
 		return err
 	}
-	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
+	return s.freed(ctx, fr.WorkPoolName)
+}
+
+// freed tells that a slot came free in the work pool, if the flow run has one.
+func (s *Settler) freed(ctx context.Context, workPool string) error {
+	if workPool == "" {
+		return nil
+	}
+	return s.messages.Freed(ctx, workPool)
 }
 
 // missing deals with a launch of which neither job nor execution is to be found.
 func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
 	now := s.cfg.Now()
-	lost := rec.ClaimedAt.IsZero() // by the ledger, which follows Prefect since
-	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed && (!lost || !Made(fr, rec.LaunchID)) {
+	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed {
 		// The launch was interrupted: resume it, which makes nothing that is there already.
 		return s.messages.Dispatch(ctx, rec.FlowRunID)
 	}
@@ -253,7 +237,7 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 		return nil
 	}
 	// Only a ledger that has seen the claim knows that nothing was tried.
-	attempted := rec.Region != "" || lost
+	attempted := rec.Region != "" || rec.ClaimedAt.IsZero()
 	if rec.MissingSince.IsZero() && attempted {
 		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Missing{Holder: holder})
 		if err != nil {
@@ -325,6 +309,10 @@ func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f
 		}
 		return fmt.Errorf("%w: execution %s is being stopped because %s", ErrWait, f.execution.Name, why)
 	}
+	if job := s.name(rec.Launch).JobName(); job.Slot() {
+		// It runs others' executions, too: this one is cancelled once it is there.
+		return fmt.Errorf("%w: job %s is still starting an execution, which is then cancelled because %s", ErrWait, job, why)
+	}
 	if err := s.cloudRun.DeleteJob(ctx, s.name(rec.Launch).JobName()); err != nil {
 		return err
 	}
@@ -364,4 +352,58 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 		return nil
 	}
 	return err
+}
+
+// report tells Prefect a stored verdict, if it is still to be told, and records that it was.
+// fr was read under the lease that holder has; current: it is held by the verdict's launch.
+func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, current bool) (flowrun.Record, error) {
+	if !rec.Unreported() {
+		return rec, nil
+	}
+	if current && due(rec, fr) {
+		_, err := s.prefect.SetState(ctx, rec.FlowRunID, prefect.Proposal{
+			Type: rec.Report.Type, Name: rec.Report.Name, Message: rec.Report.Message, ScheduledTime: timePointer(rec.Report.ScheduledTime),
+		})
+		// Whatever Prefect answers but an error settles it: ACCEPT tells it, REJECT and ABORT
+		// say that the flow run moved on by itself.
+		if err != nil && flowrun.FaultOf(err) != flowrun.NotFound {
+			return rec, err
+		}
+	}
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
+	if errors.Is(err, flowrun.ErrDone) {
+		err = nil
+	}
+	return rec, err
+}
+
+// Report tells Prefect a verdict just stored by the holder of the lease, on a launch whose
+// PENDING was the flow run's newest. It reads the flow run: while the launch was tried, a
+// person may have ended it, and SCHEDULED would be accepted over CANCELLED.
+func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record) error {
+	fr, err := s.prefect.FlowRun(ctx, rec.FlowRunID)
+	if err != nil && flowrun.FaultOf(err) == flowrun.NotFound {
+		return s.deleted(ctx, holder, rec, nil)
+	}
+	if err == nil {
+		_, err = s.report(ctx, holder, rec, fr, true)
+	}
+	return err
+}
+
+// due reports whether the stored report still applies to the flow run as it was read.
+// CRASHED is always safe to propose: Prefect refuses it over anything final.
+func due(rec flowrun.Record, fr prefect.FlowRun) bool {
+	if rec.Report == nil {
+		return false
+	}
+	switch rec.Report.Type {
+	case flowrun.StateCancelled:
+		return fr.StateType == flowrun.StateCancelling ||
+			fr.StateType == flowrun.StateCrashed && !rec.CancelRequestedAt.IsZero() && stateAt(fr).After(rec.CancelRequestedAt)
+	case flowrun.StateScheduled:
+		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning
+	default:
+		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning || fr.StateType == flowrun.StatePaused
+	}
 }

@@ -28,6 +28,9 @@ var benchmarks = map[string]func(context.Context, *bench) error{
 	"overhead":   overhead,
 	"process":    process,
 	"fast-start": fastStart,
+	"throttle":   throttle,
+	"requests":   requests,
+	"sustained":  sustained,
 }
 
 // bench is a benchmark that is being run.
@@ -146,8 +149,7 @@ func (s *stack) final(ctx context.Context, id string) (prefect.FlowRun, error) {
 	return s.until(ctx, id, flowrun.StateType.Terminal)
 }
 
-// reaches waits until the flow run is in a state, which can come after its end: an engine that
-// is stopped says CRASHED, and whoever stopped it CANCELLED.
+// reaches waits until the flow run is in a state.
 func (s *stack) reaches(ctx context.Context, id string, state flowrun.StateType) error {
 	_, err := s.until(ctx, id, func(t flowrun.StateType) bool { return t == state })
 	return err
@@ -160,6 +162,9 @@ func (s *stack) until(ctx context.Context, id string, reached func(flowrun.State
 		fr, err := s.Prefect.FlowRun(ctx, id)
 		if err == nil && reached(fr.StateType) {
 			return fr, nil
+		}
+		if err == nil && fr.StateType.Terminal() {
+			return fr, fmt.Errorf("flow run %s ended %s: %s", id, fr.StateType, fr.State.Message)
 		}
 		select {
 		case <-ctx.Done():

@@ -97,10 +97,7 @@ func (s *Server) emulate(x *execution, t *task, number int32) *runpb.TaskAttempt
 		case <-ended:
 		}
 	}()
-	s.mu.Lock()
-	snapshot := x.snapshot()
-	s.mu.Unlock()
-	exitCode, signal := s.options.Run(ctx, snapshot, s.environ(x, t, number), argv(s.options.Entrypoint, t))
+	exitCode, signal := s.options.Run(ctx, x.proto.GetName(), s.environ(x, t, number), argv(s.options.Entrypoint, t))
 	s.mu.Lock()
 	stopping := x.stopping
 	s.mu.Unlock()

@@ -66,7 +66,7 @@ type Options struct {
 
 	// Run, if set, is the container of every task attempt, in place of a process. It returns how
 	// it ended: an exit code, or the signal that ended it. ctx ends when the container is to stop.
-	Run func(ctx context.Context, x Execution, environ, argv []string) (exitCode, signal int)
+	Run func(ctx context.Context, execution string, environ, argv []string) (exitCode, signal int)
 
 	// ReadyDelay passes between the creation of a job and that of its execution, as while an
 	// image is imported; the job is reconciling.

@@ -39,7 +39,6 @@ func Run(t *testing.T, open func(*testing.T) ledger.Ledger) {
 		"by execution: the current launch's":                 testByExecution,
 		"pools: updated like records":                        testPool,
 		"regions: updated like records":                      testRegion,
-		"deployments: updated like records":                  testDeployment,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -54,19 +53,13 @@ func full(id string) flowrun.Record {
 			LaunchID: flowrun.LaunchID("launch" + n), ScheduledStateAt: next(), Status: s,
 			WorkPool: "pool" + n, DeploymentID: "deployment" + n, Project: "project" + n, Region: "region" + n, JobName: "job" + n,
 			ExecutionName: "execution" + n, Outcome: flowrun.ExitCode, Reason: "reason" + n,
-			Report: &flowrun.Report{
-				Type: flowrun.StateScheduled, Name: "AwaitingRetry", Message: "message" + n, ScheduledTime: next(),
-				Retry: flowrun.Retry{Kind: flowrun.RetryStart, Number: 2},
-			},
-			Retries:     &flowrun.Retries{Budget: map[flowrun.RetryKind]int{flowrun.RetryStart: 3}, Started: true},
-			Resources:   flowrun.Resources{MilliCPU: 1000, MemoryBytes: 1 << 29},
-			RequestedAt: next(), DueAt: next(), ClaimedAt: next(), LaunchedAt: next(), StartedAt: next(), RunningAt: next(), FinishedAt: next(), FinalAt: next(),
-			ReportedAt: next(), CancelRequestedAt: next(), MissingSince: next(),
+			Report:     &flowrun.Report{Type: flowrun.StateScheduled, Name: "AwaitingRetry", Message: "message" + n, ScheduledTime: next()},
+			ReportedAt: next(), DueAt: next(), ClaimedAt: next(), LaunchedAt: next(), StartedAt: next(), FinishedAt: next(),
+			CancelRequestedAt: next(), MissingSince: next(), SlotAt: next(), WaitingSince: next(),
 		}
 	}
 	return flowrun.Record{
 		FlowRunID: id, Launch: launch("3", flowrun.StatusFinished), LeaseHolder: "holder", LeaseUntil: next(),
-		Retried:  map[flowrun.RetryKind]int{flowrun.RetryStart: 2},
 		Previous: []flowrun.Launch{launch("2", flowrun.StatusRejected), launch("1", flowrun.StatusAbandoned)}, ExpireAt: next(),
 	}
 }
@@ -192,9 +185,6 @@ func testCancelled(t *testing.T, l ledger.Ledger) {
 	if _, err := l.UpdatePool(ctx, "p", func(p flowrun.Pool) (flowrun.Pool, error) { p.Again = true; return p, nil }); err == nil {
 		t.Error("pool: no error")
 	}
-	if _, err := l.UpdateDeployment(ctx, "p", func(d flowrun.Deployment) (flowrun.Deployment, error) { d.Again = true; return d, nil }); err == nil {
-		t.Error("deployment: no error")
-	}
 	same(t, full("f"), get(t, l, "f"))
 }
 
@@ -308,7 +298,7 @@ func testByExecution(t *testing.T, l ledger.Ledger) {
 
 func testPool(t *testing.T, l ledger.Ledger) {
 	document(t, "Pool", l.UpdatePool, func(name string) flowrun.Pool { return flowrun.Pool{Name: name} }, flowrun.Pool{
-		Name: "p", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true},
+		Name: "p", LeaseHolder: "h", LeaseUntil: at, Again: true,
 		SweepHolder: "s", SweepUntil: at.Add(time.Minute), HeartbeatAt: at.Add(time.Second),
 	}, "p", func(p *flowrun.Pool) { p.LeaseHolder = "changed" })
 }
@@ -316,14 +306,8 @@ func testPool(t *testing.T, l ledger.Ledger) {
 func testRegion(t *testing.T, l ledger.Ledger) {
 	document(t, "Region", l.UpdateRegion, func(name string) flowrun.Region { return flowrun.Region{Name: name} }, flowrun.Region{
 		Name: "p/r", Last: at, FirstSpan: 7, Spans: []int{1, 3, 2}, ClosedUntil: at.Add(time.Second), ClosedFor: time.Minute, Reason: "quota",
-		Jobs: 3, SharedFrom: at.Add(time.Hour), LastDeletion: at.Add(-time.Hour), Slots: []time.Time{at, at.Add(time.Minute)},
+		Jobs: 3, SharedFrom: at.Add(time.Hour), Deletions: []time.Time{at.Add(-time.Hour)}, Slots: []time.Time{at, at.Add(time.Minute)},
 	}, "p/r", func(r *flowrun.Region) { r.Jobs = 99 })
-}
-
-func testDeployment(t *testing.T, l ledger.Ledger) {
-	document(t, "Deployment", l.UpdateDeployment, func(id string) flowrun.Deployment { return flowrun.Deployment{ID: id} }, flowrun.Deployment{
-		ID: "d", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true}, Lead: 7 * time.Second,
-	}, "d", func(d *flowrun.Deployment) { d.Waits = false })
 }
 
 // document holds an update of a document other than a record to what Update promises. want

@@ -312,12 +312,10 @@ func (s *Server) newFlowRun(run *flowRun, st *state) {
 		run.Context = map[string]any{}
 	}
 	if !s.v2() {
-		own := run.Labels
 		run.Labels = map[string]any{"prefect.flow.id": run.FlowID}
 		if run.DeploymentID != "" {
 			run.Labels["prefect.deployment.id"] = run.DeploymentID
 		}
-		maps.Copy(run.Labels, own)
 	}
 	s.flowRuns[run.ID] = run
 	if run.AutoScheduled { // inserted without orchestration, so without an event
@@ -325,12 +323,4 @@ func (s *Server) newFlowRun(run *flowRun, st *state) {
 		return
 	}
 	s.propose(run, st, true)
-}
-
-// Name returns a flow run's name. It may be called by Options.OnState.
-func (s *Server) Name(flowRunID string) string {
-	if run, ok := s.flowRuns[flowRunID]; ok {
-		return run.Name
-	}
-	return ""
 }

@@ -41,12 +41,11 @@ resource "google_project_iam_custom_role" "launch" {
   project     = var.project
   role_id     = "${local.role_prefix}_launch"
   title       = "${var.name}: launch"
-  description = "Create jobs, which starts them; read them."
+  description = "Create jobs, which starts them, and start them again."
   permissions = [
     "run.jobs.create",
-    "run.jobs.get",
     "run.jobs.run",              # a job with a start token starts when it is created
-    "run.jobs.runWithOverrides", # so that a job can be run again by the same identity
+    "run.jobs.runWithOverrides", # a job of several launches gets each flow run's own environment
   ]
 }
 
@@ -66,18 +65,13 @@ resource "google_project_iam_custom_role" "settle" {
     "run.jobs.get",
     "run.jobs.delete",
     "run.executions.get",
-    "run.executions.list",
     "run.executions.cancel",
     "run.tasks.get",
   ]
 }
 
 resource "google_project_iam_member" "settle" {
-  for_each = {
-    dispatcher = module.dispatcher.member
-    finalizer  = module.finalizer.member
-    reconciler = module.reconciler.member
-  }
+  for_each = local.settlers
 
   project = var.project
   role    = google_project_iam_custom_role.settle.id

@@ -21,7 +21,7 @@ locals {
     AND resource.type="cloud_run_job"
     AND resource.labels.job_name=~"^pp-"
     AND protoPayload.serviceName="run.googleapis.com"
-    AND (protoPayload.methodName="/Jobs.RunJob" OR (protoPayload.methodName=("/Jobs.CreateJob" OR "/Jobs.UpdateJob") AND severity=ERROR))
+    AND (protoPayload.methodName="/Jobs.RunJob" OR (protoPayload.methodName="/Jobs.CreateJob" AND severity=ERROR))
   EOT
 }
 

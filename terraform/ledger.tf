@@ -45,11 +45,7 @@ resource "google_firestore_field" "unindexed" {
 
 # Read and write documents of this database, and of no other.
 resource "google_project_iam_member" "ledger" {
-  for_each = {
-    dispatcher = module.dispatcher.member
-    finalizer  = module.finalizer.member
-    reconciler = module.reconciler.member
-  }
+  for_each = local.settlers
 
   project = var.project
   role    = "roles/datastore.user"

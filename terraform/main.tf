@@ -23,6 +23,16 @@ locals {
     service => "serviceAccount:service-${data.google_project.this.number}@${service}.iam.gserviceaccount.com"
   }
 
+  # Who writes about flow runs: to Prefect, to the ledger, to the topics.
+  settlers = {
+    dispatcher = module.dispatcher.member
+    finalizer  = module.finalizer.member
+    reconciler = module.reconciler.member
+  }
+
+  # Ids of roles take no dash.
+  role_prefix = replace(var.name, "-", "_")
+
   # The newest runtime of the Go buildpack that go.mod's go line allows.
   runtime = "go126"
 

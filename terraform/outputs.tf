@@ -45,6 +45,11 @@ output "log_query" {
   value       = local.functions_log_filter
 }
 
+output "dashboard" {
+  description = "The address of the dashboard."
+  value       = "https://console.cloud.google.com/monitoring/dashboards/builder/${reverse(split("/", google_monitoring_dashboard.this.id))[0]}?project=${var.project}"
+}
+
 output "source_files" {
   description = "What is in the functions' source archive."
   value       = module.source.files
@@ -61,4 +66,12 @@ output "environment" {
     { dispatcher = module.dispatcher.environment, finalizer = module.finalizer.environment, reconciler = module.reconciler.environment },
     { for key, w in module.webhook : key => w.environment },
   )
+}
+
+output "operator_env" {
+  description = "What the command pushpool has to know of the installation, as the lines of a file .pushpool.env; without secrets."
+  value = join("", [for name, value in merge(local.core_environment, {
+    TOPIC_EXECUTIONS          = google_pubsub_topic.executions.name
+    DEAD_LETTER_SUBSCRIPTIONS = join(",", [module.dispatcher.dead_letter_subscription, module.finalizer.dead_letter_subscription])
+  }, { for w in module.webhook : "WEBHOOK_URL" => w.uri }) : "${name}=${value}\n"])
 }

@@ -41,7 +41,7 @@ resource "google_project_iam_custom_role" "timers" {
 }
 
 resource "google_cloud_tasks_queue_iam_member" "timers" {
-  for_each = local.timer_setters
+  for_each = local.settlers
 
   project  = var.project
   location = google_cloud_tasks_queue.timers.location
@@ -52,19 +52,9 @@ resource "google_cloud_tasks_queue_iam_member" "timers" {
 
 # Who makes a task that acts as an identity has to be allowed to act as it.
 resource "google_service_account_iam_member" "timers" {
-  for_each = local.timer_setters
+  for_each = local.settlers
 
   service_account_id = google_service_account.tasks.name
   role               = "roles/iam.serviceAccountUser"
   member             = each.value
-}
-
-locals {
-  role_prefix = replace(var.name, "-", "_")
-
-  timer_setters = {
-    dispatcher = module.dispatcher.member
-    finalizer  = module.finalizer.member
-    reconciler = module.reconciler.member
-  }
 }

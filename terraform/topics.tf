@@ -29,11 +29,7 @@ resource "google_pubsub_topic" "lifecycle" {
 }
 
 resource "google_pubsub_topic_iam_member" "lifecycle" {
-  for_each = {
-    dispatcher = module.dispatcher.member
-    finalizer  = module.finalizer.member
-    reconciler = module.reconciler.member
-  }
+  for_each = local.settlers
 
   project = var.project
   topic   = google_pubsub_topic.lifecycle.name
@@ -44,12 +40,8 @@ resource "google_pubsub_topic_iam_member" "lifecycle" {
 # Dispatches and wakes are messages, too. The webhook hands on events; Cloud Tasks publishes timers.
 resource "google_pubsub_topic_iam_member" "flow_runs" {
   for_each = merge(
-    {
-      dispatcher = module.dispatcher.member
-      finalizer  = module.finalizer.member
-      reconciler = module.reconciler.member
-      tasks      = google_service_account.tasks.member
-    },
+    local.settlers,
+    { tasks = google_service_account.tasks.member },
     { for key in local.webhook_keys : key => module.webhook[key].member },
   )
 

@@ -233,6 +233,35 @@ variable "notification_channels" {
   default     = []
 }
 
+variable "alert_thresholds" {
+  description = "When alerts begin: the share of one outcome other than success and cancellation among an hour's flow runs, repairs in 30 minutes, ERROR lines in 10 minutes."
+  type = object({
+    crash_rate            = optional(number, 0.1)
+    repairs_in_30_minutes = optional(number, 20)
+    errors_in_10_minutes  = optional(number, 3)
+  })
+  default = {}
+
+  validation {
+    condition     = var.alert_thresholds.crash_rate > 0 && var.alert_thresholds.crash_rate < 1 && var.alert_thresholds.repairs_in_30_minutes >= 0 && var.alert_thresholds.errors_in_10_minutes >= 0
+    error_message = "alert_thresholds: write a crash_rate between 0 and 1, and 0 or more of the others."
+  }
+}
+
+variable "start_slo" {
+  description = "How many flow runs are to start how fast: goal (0.99 is 99 %) and seconds from Cloud Run's acceptance of the job to RUNNING."
+  type = object({
+    goal    = optional(number, 0.99)
+    seconds = optional(number, 60)
+  })
+  default = {}
+
+  validation {
+    condition     = var.start_slo.goal > 0 && var.start_slo.goal < 1 && var.start_slo.seconds > 0
+    error_message = "start_slo: write a goal between 0 and 1, and seconds of more than 0."
+  }
+}
+
 variable "labels" {
   description = "Labels on all resources that take them."
   type        = map(string)

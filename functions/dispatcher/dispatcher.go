@@ -180,6 +180,7 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 	fr, created, err := d.deployments.CreateFlowRun(ctx, deployment.ID, prefect.NewFlowRun{
 		Name: r.Name, Parameters: r.Parameters, JobVariables: r.JobVariables, Tags: r.Tags,
 		IdempotencyKey: cmp.Or(r.IdempotencyKey, m.FirstMessageID()), WorkQueue: r.WorkQueue, ScheduledTime: at,
+		Labels: labels(m),
 	})
 	if err != nil {
 		return err
@@ -193,6 +194,16 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 		return nil
 	}
 	return err
+}
+
+// labels keep the publisher's trace with the flow run: Prefect's engine goes on with it, and so
+// does whoever launches the flow run later.
+func labels(m delivery.Delivery) map[string]any {
+	parent := telemetry.Traceparent(telemetry.WithMessageTrace(context.Background(), m.Attributes))
+	if parent == "" {
+		return nil
+	}
+	return map[string]any{prefect.LabelTraceparent: parent}
 }
 
 func (d *Dispatcher) deployment(ctx context.Context, nameOrID string) (prefect.Deployment, error) {

@@ -31,7 +31,8 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 	type created struct {
 		Key, Name, Queue string
 		Tags             []string
-		Parameters, Vars string    // as JSON
+		Parameters, Vars string // as JSON
+		Trace            any
 		Due              time.Time // zero: not before it was created
 	}
 	for rule, tt := range map[string]struct {
@@ -61,6 +62,11 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 			},
 			want: created{Key: "3", Due: published.Add(59 * time.Minute)},
 		},
+		"the publisher's trace stays with the flow run": {
+			request:    `{"deployment":"flow/prod"}`,
+			attributes: map[string]string{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+			want:       created{Key: "17", Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+		},
 		"its own key goes before the first id": {
 			request:    `{"deployment":"flow/prod","idempotency_key":"mine"}`,
 			attributes: map[string]string{delivery.AttrFirstMessageID: "3"}, want: created{Key: "mine"},
@@ -78,7 +84,7 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 				t.Fatalf("%d flow runs, want 1", len(all))
 			}
 			fr := all[0]
-			got := created{Key: fr.IdempotencyKey, Tags: fr.Tags, Parameters: asJSON(t, fr.Parameters), Vars: asJSON(t, fr.JobVariables)}
+			got := created{Key: fr.IdempotencyKey, Tags: fr.Tags, Parameters: asJSON(t, fr.Parameters), Vars: asJSON(t, fr.JobVariables), Trace: fr.Labels[prefect.LabelTraceparent]}
 			if tt.want.Name != "" {
 				got.Name = fr.Name
 			}

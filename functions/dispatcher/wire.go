@@ -23,13 +23,13 @@ func New(s install.Surroundings) (http.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		launcher := launch.New(c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Budget, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
+		launcher := launch.New(c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
 			Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 			Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
-			EarlyRead: cfg.EarlyRead, Slots: cfg.Slots, InPlace: 5 * time.Second, CapacityWait: cfg.CapacityWait,
+			EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
 			Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage,
-			Policy:  cfg.policy(),
-			Options: launch.Options{Mode: launch.Mode(cfg.LaunchMode), FastStart: cfg.FastStart, Overflow: cfg.OverflowRegions}, Now: time.Now,
+			Options: launch.Options{FastStart: cfg.FastStart, Retries: cfg.Launch()}, RetryMemory: cfg.Memory(),
+			Now: time.Now, Random: s.Random,
 		})
 		return &Dispatcher{launcher: launcher, deployments: c.Prefect, waiting: c.Prefect, workPools: cfg.WorkPools, now: time.Now}, nil
 	})

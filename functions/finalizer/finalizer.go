@@ -76,6 +76,7 @@ func (f *Finalizer) find(ctx context.Context, e cloudrun.Entry) (flowRunID strin
 	flowRunID = e.FlowRunID
 	ending = settle.Ending{
 		LaunchID: e.LaunchID, Execution: e.Execution, Outcome: e.Outcome, StartedAt: e.Started, EndedAt: e.Completed,
+		Resources: e.Resources, Retries: e.Retries,
 	}
 	if flowRunID != "" && ending.LaunchID != "" && e.Complete && !cloudrun.Vague(e.Outcome) {
 		return flowRunID, ending, nil
@@ -89,6 +90,7 @@ func (f *Finalizer) find(ctx context.Context, e cloudrun.Entry) (flowRunID strin
 		if id := x.Labels[cloudrun.LabelFlowRun]; id != "" {
 			flowRunID, ending.LaunchID = id, flowrun.LaunchID(x.Labels[cloudrun.LabelLaunch])
 		}
+		ending.Resources, ending.Retries = x.Resources, flowrun.ParseRetries(x.Labels[cloudrun.LabelRetries])
 		// The entry's status code tells more than the execution does; the last attempt, less vague an end.
 		if x.Outcome != nil && (ending.Outcome.Kind == "" || cloudrun.Vague(ending.Outcome)) {
 			ending.Outcome, ending.StartedAt, ending.EndedAt = *x.Outcome, x.StartTime, x.CompletionTime

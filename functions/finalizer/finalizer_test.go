@@ -139,13 +139,15 @@ func TestAnEntrySettlesItsFlowRun(t *testing.T) {
 			at(t, e, "protoPayload", "status")["code"] = code
 		}
 	}
+	resources := flowrun.Resources{MilliCPU: 1000, MemoryBytes: 512 << 20}
+	retries := flowrun.Retries{Budget: map[flowrun.RetryKind]int{flowrun.RetryPlatform: 2}}
 	execution := func(o *flowrun.Outcome, labels bool) *cloudrun.Execution {
-		x := cloudrun.Execution{Name: name, StartTime: started, Outcome: o}
+		x := cloudrun.Execution{Name: name, StartTime: started, Outcome: o, Resources: resources}
 		if o != nil {
 			x.CompletionTime = ended
 		}
 		if labels {
-			x.Labels = map[string]string{cloudrun.LabelFlowRun: flowRunID, cloudrun.LabelLaunch: string(launchID)}
+			x.Labels = map[string]string{cloudrun.LabelFlowRun: flowRunID, cloudrun.LabelLaunch: string(launchID), cloudrun.LabelRetries: retries.String()}
 		}
 		return &x
 	}
@@ -162,6 +164,7 @@ func TestAnEntrySettlesItsFlowRun(t *testing.T) {
 		signal      int
 		reads, asks int // of Cloud Run and of the ledger
 		untimed     bool
+		told        bool // the ledger alone knows the launch's resources
 	}{
 		"a complete entry needs nothing else": {
 			entry: entry(t, says("The container exited with an error: exit code: 3", 10)), outcome: flowrun.ExitCode, exitCode: 3,
@@ -195,7 +198,7 @@ func TestAnEntrySettlesItsFlowRun(t *testing.T) {
 			entry: entry(t, says("Task failed.", 10)), outcome: flowrun.Platform, reads: 1,
 		},
 		"an execution that is gone is found in the ledger": {
-			entry: entry(t, bare), record: record, outcome: flowrun.Deleted, reads: 1, asks: 1, untimed: true,
+			entry: entry(t, bare), record: record, outcome: flowrun.Deleted, reads: 1, asks: 1, untimed: true, told: true,
 		},
 		"labels of a split entry do for an execution that is gone": {
 			entry: entry(t, split, func(e object) { delete(response(e), "status") }), outcome: flowrun.Deleted, reads: 1, untimed: true,
@@ -210,6 +213,12 @@ func TestAnEntrySettlesItsFlowRun(t *testing.T) {
 			want := settle.Ending{
 				LaunchID: launchID, Execution: name, StartedAt: started, EndedAt: ended,
 				Outcome: flowrun.Outcome{Kind: tt.outcome, ExitCode: tt.exitCode, Signal: tt.signal},
+			}
+			if !tt.told {
+				want.Resources = resources
+			}
+			if tt.execution != nil && tt.execution.Labels != nil {
+				want.Retries = flowrun.ParseRetries(retries.String())
 			}
 			if tt.untimed {
 				want.StartedAt, want.EndedAt = time.Time{}, time.Time{}

@@ -19,6 +19,7 @@ import (
 
 type command struct {
 	Request        requestCommand        `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
+	Explain        explainCommand        `cmd:"" help:"Say where a flow run stands and why, and what happens next."`
 	Connect        connectCommand        `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
 	DeadLetters    deadLettersCommand    `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
 	Drain          drainCommand          `cmd:"" help:"Bring the installation to rest: nothing starts, what is under way ends, its jobs are deleted."`

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 func TestCommands(t *testing.T) {
 	environ := startStack(t)
 	t.Run("beside each other", func(t *testing.T) { scripts(t, "testdata/script", environ) })
-	// These change what the others rely on.
+	// This one pauses the work pool that the others need; scripts of one folder go in parallel.
 	t.Run("alone", func(t *testing.T) { scripts(t, "testdata/script-alone", environ) })
 }
 
@@ -42,7 +42,7 @@ func scripts(t *testing.T, dir string, environ []string) {
 			return nil
 		},
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun},
 	})
 }
 
@@ -56,6 +56,16 @@ func publishMessage(ts *testscript.TestScript, _ bool, args []string) {
 	if resp.StatusCode != http.StatusOK {
 		ts.Fatalf("publish: %s", resp.Status)
 	}
+}
+
+// nameFlowRun sets FLOW_RUN to the flow run's id in the standard output of the last command,
+// JSON or text.
+func nameFlowRun(ts *testscript.TestScript, _ bool, _ []string) {
+	m := regexp.MustCompile(`(?:flow_run_id":\s*"|^flow run [a-z0-9-]+, )([0-9a-f-]{36})|flow run [a-z0-9-]+, ([0-9a-f-]{36})`).FindStringSubmatch(ts.ReadFile("stdout"))
+	if m == nil {
+		ts.Fatalf("flow-run: the last command named none")
+	}
+	ts.Setenv("FLOW_RUN", m[1]+m[2])
 }
 
 // until repeats a command until its standard output matches, for up to half a minute:

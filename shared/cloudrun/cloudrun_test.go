@@ -54,14 +54,14 @@ func shell(script string) *runpb.Job {
 		Retries:    &runpb.TaskTemplate_MaxRetries{},
 		Containers: []*runpb.Container{{Image: "image", Command: []string{"sh", "-c", script}}},
 	}}}
-	cloudrun.SetLabels(j, map[string]string{cloudrun.LabelFlowRun: "f", cloudrun.LabelLaunch: "l"})
+	cloudrun.SetLabels(j, map[string]string{cloudrun.LabelFlowRun: "f", cloudrun.LabelLaunch: "l", cloudrun.LabelRetries: "1-0-0-0-0-0-yes"})
 	return j
 }
 
 // create creates a job and returns the name of its execution.
 func (r rig) create(t *testing.T, id string, j *runpb.Job) cloudrun.ExecutionName {
 	t.Helper()
-	if err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: id}, Job: j}); err != nil {
+	if err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: id}, Token: cloudrun.Token, Job: j}); err != nil {
 		t.Fatal(err)
 	}
 	return cloudrun.ExecutionName{Project: project, Region: region, Job: id, Execution: id + "-" + cloudrun.Token}
@@ -152,9 +152,15 @@ func TestAnEndIsReadAlike(t *testing.T) {
 			if diff := cmp.Diff(test.want, e.Outcome, text); diff != "" {
 				t.Errorf("the entry tells (-want +got):\n%s", diff)
 			}
-			want := cloudrun.Entry{Execution: n, FlowRunID: "f", LaunchID: "l", Complete: true, Started: x.StartTime, Completed: x.CompletionTime}
+			want := cloudrun.Entry{
+				Execution: n, FlowRunID: "f", LaunchID: "l", Complete: true, Started: x.StartTime, Completed: x.CompletionTime,
+				Resources: flowrun.Resources{MilliCPU: 1000, MemoryBytes: 512 << 20}, Retries: flowrun.ParseRetries("1-0-0-0-0-0-yes"),
+			}
 			if diff := cmp.Diff(want, e, cmpopts.IgnoreFields(cloudrun.Entry{}, "Outcome", "InsertID")); diff != "" {
 				t.Errorf("the entry (-want +got):\n%s", diff)
+			}
+			if x.Resources != e.Resources {
+				t.Errorf("the execution has %+v", x.Resources)
 			}
 			if e.InsertID == "" || x.Labels[cloudrun.LabelFlowRun] != "f" || x.Labels[cloudrun.LabelLaunch] != "l" {
 				t.Errorf("insert id %q, labels %v", e.InsertID, x.Labels)
@@ -253,7 +259,7 @@ func TestFaultsOfCreateJob(t *testing.T) {
 			if test.answer != nil {
 				answer.Store(&test.answer)
 			}
-			err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: test.id}, Job: test.job})
+			err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: test.id}, Token: cloudrun.Token, Job: test.job})
 			if err == nil || flowrun.FaultOf(err) != test.want {
 				t.Errorf("%v is %v, want %v", err, flowrun.FaultOf(err), test.want)
 			}

@@ -24,7 +24,11 @@ type Entry struct {
 	Complete bool
 	// Started and Completed are the execution's; zero where the entry does not tell.
 	Started, Completed time.Time
-	InsertID           string
+	// Resources of the execution's task; zero where the entry does not tell.
+	Resources flowrun.Resources
+	// Retries are the launch's, by our label; nil where the entry does not hold it.
+	Retries  *flowrun.Retries
+	InsertID string
 }
 
 // ErrNotCompletion: a LogEntry that does not tell the end of an execution.
@@ -65,7 +69,10 @@ type v1Resource struct {
 		Template struct {
 			Spec struct {
 				Containers []struct {
-					Env []struct{ Name, Value string } `json:"env"`
+					Env       []struct{ Name, Value string } `json:"env"`
+					Resources struct {
+						Limits map[string]string `json:"limits"`
+					} `json:"resources"`
 				} `json:"containers"`
 			} `json:"spec"`
 		} `json:"template"`
@@ -81,7 +88,6 @@ type v1Resource struct {
 const (
 	methodCompletion = "/Jobs.RunJob"
 	methodCreation   = "/Jobs.CreateJob" // at ERROR: the job can never start its execution
-	methodUpdate     = "/Jobs.UpdateJob" // the same of a slot
 )
 
 // Who created the execution, and who changed it last: where these differ, an execution that was
@@ -111,7 +117,7 @@ func ReadEntry(data []byte) (Entry, error) {
 	if p.ServiceName != "run.googleapis.com" {
 		return not("serviceName is %q, not run.googleapis.com", p.ServiceName)
 	}
-	neverStarted := (p.MethodName == methodCreation || p.MethodName == methodUpdate) && (l.Severity == "ERROR" || p.Status.Code != 0)
+	neverStarted := p.MethodName == methodCreation && (l.Severity == "ERROR" || p.Status.Code != 0)
 	if p.MethodName != methodCompletion && !neverStarted {
 		return not("methodName is %q", p.MethodName)
 	}
@@ -126,6 +132,7 @@ func ReadEntry(data []byte) (Entry, error) {
 		Job:     first(l.Resource.Labels["job_name"], labels["run.googleapis.com/job"]),
 	}
 	e.FlowRunID, e.LaunchID = labels[LabelFlowRun], flowrun.LaunchID(labels[LabelLaunch])
+	e.Retries = flowrun.ParseRetries(labels[LabelRetries])
 	if neverStarted {
 		return neverStartedEntry(e, l)
 	}
@@ -144,12 +151,11 @@ func ReadEntry(data []byte) (Entry, error) {
 		}
 		return e, nil
 	}
-	if e.FlowRunID == "" {
-		for _, c := range p.Response.Spec.Template.Spec.Containers {
-			for _, v := range c.Env {
-				if v.Name == "PREFECT__FLOW_RUN_ID" {
-					e.FlowRunID = v.Value
-				}
+	for _, c := range p.Response.Spec.Template.Spec.Containers {
+		e.Resources = plus(e.Resources, c.Resources.Limits)
+		for _, v := range c.Env {
+			if v.Name == "PREFECT__FLOW_RUN_ID" {
+				e.FlowRunID = first(e.FlowRunID, v.Value)
 			}
 		}
 	}
@@ -184,7 +190,7 @@ func neverStartedEntry(e Entry, l logEntry) (Entry, error) {
 	if e.Execution.Job == "" || e.Execution.Region == "" {
 		return Entry{}, fmt.Errorf("%w: it names no job", ErrNotCompletion)
 	}
-	e.Execution = e.Execution.JobName().Launched(e.LaunchID)
+	e.Execution.Execution = e.Execution.Job + "-" + Token
 	reason, message := "", l.ProtoPayload.Status.Message
 	if r := l.ProtoPayload.Response; r != nil {
 		for _, c := range r.Status.Conditions {

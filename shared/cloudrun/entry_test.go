@@ -53,7 +53,8 @@ func TestReadEntryReadsCaptures(t *testing.T) {
 	want := cloudrun.Entry{
 		Execution: captured, Complete: true, InsertID: "-s2vtedfvva",
 		Started: at("2025-05-30T15:30:03.390746Z"), Completed: at("2025-05-30T15:30:28.42504Z"),
-		Outcome: flowrun.Outcome{Kind: flowrun.ExitCode, Text: "Task etl-jobs-crrgf-task0 failed with message: The container exited with an error."},
+		Resources: flowrun.Resources{MilliCPU: 1000, MemoryBytes: 512 << 20},
+		Outcome:   flowrun.Outcome{Kind: flowrun.ExitCode, Text: "Task etl-jobs-crrgf-task0 failed with message: The container exited with an error."},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("failed (-want +got):\n%s", diff)
@@ -210,7 +211,7 @@ func TestReadEntryRefusesWhatIsNoCompletion(t *testing.T) {
 			entry["logName"] = "projects/p/logs/cloudaudit.googleapis.com%2Factivity"
 		}},
 		"another service": {func(_, payload, _ map[string]any) { payload["serviceName"] = "storage.googleapis.com" }},
-		"another method":  {func(_, payload, _ map[string]any) { payload["methodName"] = "/Jobs.ReplaceJob" }},
+		"another method":  {func(_, payload, _ map[string]any) { payload["methodName"] = "/Jobs.UpdateJob" }},
 		"a job being created": {func(_, payload, _ map[string]any) {
 			payload["methodName"] = "/Jobs.CreateJob"
 			payload["status"] = map[string]any{"message": "Ready condition status changed to True for Job."}

@@ -50,7 +50,10 @@ type Scheduled struct {
 	StateAt      time.Time // of the SCHEDULED state
 	WorkPool     string
 	DeploymentID string
+	RequestedAt  time.Time // the flow run was created
 	DueAt        time.Time
+	// Retried are the retries that Prefect's history shows, where it was read.
+	Retried map[RetryKind]int
 }
 
 func (e Scheduled) apply(r Record, now time.Time) (Record, error) {
@@ -74,12 +77,12 @@ func (e Scheduled) apply(r Record, now time.Time) (Record, error) {
 	case !known:
 		launch = Launch{
 			LaunchID: e.LaunchID, ScheduledStateAt: e.StateAt, Status: StatusClaimed,
-			WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, DueAt: e.DueAt, ClaimedAt: now,
+			WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, RequestedAt: e.RequestedAt, DueAt: e.DueAt, ClaimedAt: now,
 		}
 	case launch.Status != StatusClaimed:
 		return r, ErrDone // Corrected put it aside, which does not make it start again
 	}
-	r = pushed(r)
+	r = retried(pushed(r), e.Retried)
 	r.Launch, r.ExpireAt = launch, time.Time{}
 	return leased(r, e.Lease), nil
 }
@@ -99,6 +102,8 @@ func (e Taken) apply(r Record, now time.Time) (Record, error) {
 type Corrected struct {
 	Holder string
 	Launch Launch
+	// Retried are the retries that Prefect's history shows.
+	Retried map[RetryKind]int
 }
 
 func (e Corrected) apply(r Record, _ time.Time) (Record, error) {
@@ -112,7 +117,7 @@ func (e Corrected) apply(r Record, _ time.Time) (Record, error) {
 	if !known {
 		launch = e.Launch
 	}
-	r = pushed(r)
+	r = retried(pushed(r), e.Retried)
 	r.Launch, r.ExpireAt = launch, expiry(launch.ReportedAt)
 	return r, nil
 }
@@ -141,6 +146,9 @@ type Attempted struct {
 	Holder                   string
 	LaunchID                 LaunchID
 	Project, Region, JobName string
+	// Retries and Resources are nil and zero where only the place is known.
+	Retries   *Retries
+	Resources Resources
 }
 
 func (e Attempted) apply(r Record, _ time.Time) (Record, error) {
@@ -148,6 +156,7 @@ func (e Attempted) apply(r Record, _ time.Time) (Record, error) {
 		return r, ErrLost
 	}
 	r.Project, r.Region, r.JobName = e.Project, e.Region, e.JobName
+	r.Retries, r.Resources = e.Retries, e.Resources
 	return r, nil
 }
 
@@ -200,10 +209,6 @@ type PutBack struct {
 	Holder string
 	Reason string
 	Report *Report
-	// Region and SlotAt are where and when the next launch is granted; WaitingSince is when
-	// the flow run was first put back.
-	Region               string
-	SlotAt, WaitingSince time.Time
 }
 
 func (e PutBack) apply(r Record, now time.Time) (Record, error) {
@@ -213,7 +218,6 @@ func (e PutBack) apply(r Record, now time.Time) (Record, error) {
 	if r.Status != StatusClaimed {
 		return r, ErrDone
 	}
-	r.Region, r.SlotAt, r.WaitingSince = e.Region, e.SlotAt, e.WaitingSince
 	return concluded(r, StatusFinished, "", e.Reason, e.Report, now), nil
 }
 
@@ -257,58 +261,6 @@ func (e Missing) apply(r Record, now time.Time) (Record, error) {
 	if r.MissingSince.IsZero() {
 		r.MissingSince = now
 	}
-	return r, nil
-}
-
-// Ended is the verdict on a launch whose execution ended. Report is nil where the flow run
-// has told Prefect itself.
-type Ended struct {
-	Holder        string
-	LaunchID      LaunchID
-	ExecutionName string
-	Outcome       Outcome
-	StartedAt     time.Time
-	EndedAt       time.Time
-	Reason        string
-	Report        *Report
-}
-
-func (e Ended) apply(r Record, now time.Time) (Record, error) {
-	if !r.heldBy(e.Holder) {
-		return r, ErrLost
-	}
-	if r.LaunchID != e.LaunchID || r.Status.Over() {
-		return r, ErrDone
-	}
-	if e.ExecutionName != "" {
-		r.ExecutionName = e.ExecutionName
-	}
-	r.StartedAt = e.StartedAt
-	at := e.EndedAt
-	if at.IsZero() {
-		at = now
-	}
-	r = concluded(r, StatusFinished, e.Outcome.Kind, e.Reason, e.Report, at)
-	if e.Report == nil {
-		r.ReportedAt, r.ExpireAt = now, expiry(now)
-	}
-	return r, nil
-}
-
-// Reported is recorded when Prefect was told, or when there is nothing left to tell.
-type Reported struct {
-	Holder   string
-	LaunchID LaunchID
-}
-
-func (e Reported) apply(r Record, now time.Time) (Record, error) {
-	if !r.heldBy(e.Holder) || r.LaunchID != e.LaunchID {
-		return r, ErrLost
-	}
-	if !r.Unreported() {
-		return r, ErrDone
-	}
-	r.ReportedAt, r.ExpireAt = now, expiry(now)
 	return r, nil
 }
 

@@ -21,14 +21,19 @@ var launchNamespace = [16]byte{0x9c, 0x1f, 0x2b, 0x56, 0x0c, 0x7d, 0x4b, 0x0e, 0
 // a redelivered message claims the same launch, and a retry of the flow run (a new
 // SCHEDULED state) is a new one.
 func NewLaunchID(install, flowRunID, scheduledStateID string) LaunchID {
+	return LaunchID(uuid5(install, flowRunID, scheduledStateID))
+}
+
+// uuid5 returns the UUIDv5 of the parts.
+func uuid5(parts ...string) string {
 	h := sha1.New() //nolint:gosec // see the import
 	h.Write(launchNamespace[:])
-	h.Write([]byte(install + "\x00" + flowRunID + "\x00" + scheduledStateID))
+	h.Write([]byte(strings.Join(parts, "\x00")))
 	u := h.Sum(nil)[:16]
 	u[6] = u[6]&0x0f | 0x50
 	u[8] = u[8]&0x3f | 0x80
 	s := hex.EncodeToString(u)
-	return LaunchID(s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:])
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }
 
 // Suffix returns 13 base32 characters (a-z, 2-7) of the id: 65 bits, which tell the

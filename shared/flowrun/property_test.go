@@ -2,6 +2,7 @@ package flowrun_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -33,18 +34,22 @@ const launches = mostPrevious
 // stateAt is when the SCHEDULED state of a launch was set: each at its own time.
 func stateAt(n int) time.Time { return now.Add(time.Duration(n) * time.Second) }
 
+// retryReport has the flow run launched again.
+var retryReport = &flowrun.Report{Type: flowrun.StateScheduled, Retry: flowrun.Retry{Kind: flowrun.RetryStart, Number: 2}}
+
 // drawEvent draws any event of any holder, the stale and the wrong included.
 func drawEvent(t *rapid.T, at time.Time, launches int) flowrun.Event {
 	holder := rapid.SampledFrom([]string{"a", "b", "c", ""}).Draw(t, "holder")
 	n := rapid.IntRange(1, launches).Draw(t, "launch")
 	id := flowrun.LaunchID(fmt.Sprintf("l%d", n))
 	lease := flowrun.Lease{Holder: holder, Until: at.Add(time.Minute)}
-	report := rapid.SampledFrom([]*flowrun.Report{nil, crash}).Draw(t, "report")
+	report := rapid.SampledFrom([]*flowrun.Report{nil, crash, retryReport}).Draw(t, "report")
+	made := map[flowrun.RetryKind]int{flowrun.RetryStart: rapid.IntRange(0, 3).Draw(t, "retries")}
 	execution := "x" + string(id)
 	return rapid.SampledFrom([]flowrun.Event{
-		flowrun.Scheduled{Lease: lease, LaunchID: id, StateAt: stateAt(n)},
+		flowrun.Scheduled{Lease: lease, LaunchID: id, StateAt: stateAt(n), Retried: made},
 		flowrun.Taken{Lease: lease},
-		flowrun.Corrected{Holder: holder, Launch: flowrun.Launch{LaunchID: id, ScheduledStateAt: stateAt(n), Status: flowrun.StatusClaimed}},
+		flowrun.Corrected{Holder: holder, Launch: flowrun.Launch{LaunchID: id, ScheduledStateAt: stateAt(n), Status: flowrun.StatusClaimed}, Retried: made},
 		flowrun.Discarded{Holder: holder, LaunchID: id},
 		flowrun.Attempted{Holder: holder, LaunchID: id, Region: "r", JobName: "j" + string(id)},
 		flowrun.Launched{Holder: holder, LaunchID: id, ExecutionName: execution},
@@ -95,7 +100,7 @@ func holderOf(e flowrun.Event) string {
 }
 
 func clone(r flowrun.Record) flowrun.Record {
-	r.Previous = slices.Clone(r.Previous)
+	r.Previous, r.Retried = slices.Clone(r.Previous), maps.Clone(r.Retried)
 	return r
 }
 
@@ -153,13 +158,18 @@ func (h *history) follow(t *rapid.T, from, to flowrun.Record) {
 			t.Fatalf("%T left launch %s behind, which is %s", h.last, l.LaunchID, l.Status)
 		}
 		if was, ok := h.over[l.LaunchID]; ok {
-			was.ReportedAt = l.ReportedAt // the one thing that may come later
+			was.ReportedAt, was.FinalAt = l.ReportedAt, l.FinalAt // all that may come later
 			was.CancelRequestedAt, was.MissingSince = l.CancelRequestedAt, l.MissingSince
 			if diff := cmp.Diff(was, l); diff != "" {
 				t.Fatalf("%T changed a launch that was over: %s", h.last, diff)
 			}
 		} else if l.Status.Over() {
 			h.over[l.LaunchID] = l
+		}
+	}
+	for k, n := range from.Retried {
+		if to.Retried[k] < n {
+			t.Fatalf("%T forgot retries: %v became %v", h.last, from.Retried, to.Retried)
 		}
 	}
 	want := time.Time{}

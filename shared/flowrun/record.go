@@ -57,6 +57,8 @@ type Report struct {
 	Message string    `firestore:"message"`
 	// ScheduledTime is set where Type is StateScheduled.
 	ScheduledTime time.Time `firestore:"scheduledTime"`
+	// Retry is set where the report has the flow run launched again for how it ended.
+	Retry Retry `firestore:"retry"`
 }
 
 // Launch is one attempt to execute a flow run: the answer to one SCHEDULED state.
@@ -80,20 +82,25 @@ type Launch struct {
 	Report     *Report     `firestore:"report"`
 	ReportedAt time.Time   `firestore:"reportedAt"`
 
-	DueAt      time.Time `firestore:"dueAt"`
-	ClaimedAt  time.Time `firestore:"claimedAt"`
-	LaunchedAt time.Time `firestore:"launchedAt"`
-	StartedAt  time.Time `firestore:"startedAt"`
-	FinishedAt time.Time `firestore:"finishedAt"`
+	// Retries and Resources are written with the first attempt to create the job; nil and zero
+	// where the ledger was lost since.
+	Retries   *Retries  `firestore:"retries"`
+	Resources Resources `firestore:"resources"`
+
+	// The times of the launch; one that has not come, or that nobody was told, is zero.
+	RequestedAt time.Time `firestore:"requestedAt"` // the flow run was created
+	DueAt       time.Time `firestore:"dueAt"`
+	ClaimedAt   time.Time `firestore:"claimedAt"`
+	LaunchedAt  time.Time `firestore:"launchedAt"` // Cloud Run accepted the job
+	StartedAt   time.Time `firestore:"startedAt"`  // the execution started
+	RunningAt   time.Time `firestore:"runningAt"`  // the flow began to run
+	FinishedAt  time.Time `firestore:"finishedAt"` // the execution ended
+	FinalAt     time.Time `firestore:"finalAt"`    // Prefect was told the flow run's end
 	// CancelRequestedAt is when the flow run was first seen CANCELLING.
 	CancelRequestedAt time.Time `firestore:"cancelRequestedAt"`
 	// MissingSince is when the job or execution was first found gone. Gone is believed
 	// only when it is seen twice.
 	MissingSince time.Time `firestore:"missingSince"`
-	// SlotAt is the time granted in Region to the launch after this one, which was put back for
-	// lack of capacity; WaitingSince is when that happened for the first time.
-	SlotAt       time.Time `firestore:"slotAt"`
-	WaitingSince time.Time `firestore:"waitingSince"`
 }
 
 // Unreported reports whether the launch has a verdict that was not carried to its end.
@@ -111,18 +118,13 @@ type Record struct {
 	LeaseHolder string    `firestore:"leaseHolder"`
 	LeaseUntil  time.Time `firestore:"leaseUntil"`
 
+	// Retried is how many retries were made for how executions ended, by kind.
+	Retried map[RetryKind]int `firestore:"retried"`
+
 	// Previous holds the last launches before this one, newest first, at most maxPrevious.
 	Previous []Launch `firestore:"previous"`
 	// ExpireAt is when the ledger may forget the flow run; zero while a launch is not reported.
 	ExpireAt time.Time `firestore:"expireAt,omitempty"`
-}
-
-// Waited returns the launch before the current one, if that was put back for lack of capacity.
-func (r Record) Waited() (l Launch, ok bool) {
-	if len(r.Previous) == 0 || r.Previous[0].SlotAt.IsZero() {
-		return Launch{}, false
-	}
-	return r.Previous[0], true
 }
 
 const (

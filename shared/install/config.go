@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
 // Secret is a value that never prints.
@@ -77,6 +80,7 @@ func (s Subscriber) Validate() error {
 type Core struct {
 	Prefect
 	Deadlines
+	Retrying
 	WorkPools []string `env:"WORK_POOLS,notEmpty" expect:"the names of the work pools to serve, separated by commas"`
 	Regions   []string `env:"REGIONS,notEmpty" expect:"the regions that jobs may run in, separated by commas, such as europe-west1"`
 
@@ -97,6 +101,10 @@ type Core struct {
 
 	CloudRunEmulator string `env:"CLOUD_RUN_EMULATOR_HOST" expect:"host:port of a Cloud Run emulator"`
 	TasksEmulator    string `env:"CLOUD_TASKS_EMULATOR_HOST" expect:"host:port of a Cloud Tasks emulator"`
+
+	// LogReads copy a container's last lines to its flow run's log, where that ended badly.
+	LogReads        int    `env:"LOG_READS_PER_MINUTE" envDefault:"10" expect:"how often an instance may read Cloud Logging in a minute, of the project's 60 that people share; 0: never"`
+	LoggingEmulator string `env:"CLOUD_LOGGING_EMULATOR_HOST" expect:"host:port of a Cloud Logging emulator"`
 }
 
 // Prefect says which Prefect API the functions call.
@@ -139,6 +147,45 @@ type Deadlines struct {
 	GoneAfter time.Duration `env:"GONE_AFTER" envDefault:"30s" expect:"a duration such as 30s"`
 }
 
+// Retrying says how often flow runs are launched again for how their executions end, where
+// their job variables say nothing else.
+type Retrying struct {
+	Retries      JSONObject    `env:"RETRIES" envDefault:"{\"platform\": 3, \"start\": 2, \"out_of_memory\": 1}" expect:"a JSON object with numbers of 0 to 10 for some of platform, start, out_of_memory, exit_code, signal and timed_out"`
+	RetryStarted bool          `env:"RETRY_STARTED" envDefault:"false" expect:"true where flows may be executed again that had begun to run, else false"`
+	RetryDelay   time.Duration `env:"RETRY_DELAY" envDefault:"30s" expect:"a duration of at least 1s, such as 30s: before the first retry, then twice as long each time"`
+	RetryMemory  string        `env:"RETRY_MEMORY" envDefault:"32Gi" expect:"the most memory that a retry after running out of it may have, such as 8Gi"`
+}
+
+// JSONObject is a JSON object, with numbers as json.Number.
+type JSONObject map[string]any
+
+// Launch returns the budgets.
+func (r Retrying) Launch() flowrun.Retries {
+	budget, _ := flowrun.Retries{}.With(map[string]any(r.Retries))
+	return flowrun.Retries{Budget: budget, Started: r.RetryStarted}
+}
+
+// Memory returns RetryMemory in bytes.
+func (r Retrying) Memory() int64 {
+	bytes, _ := cloudrun.ParseMemory(r.RetryMemory)
+	return bytes
+}
+
+// Validate returns what is wrong with values that could be read.
+func (r Retrying) Validate() error {
+	var errs []error
+	if _, ok := (flowrun.Retries{}).With(map[string]any(r.Retries)); !ok {
+		errs = append(errs, Invalid[Retrying]("RETRIES", "there is something else in it"))
+	}
+	if r.RetryDelay < time.Second {
+		errs = append(errs, Invalid[Retrying]("RETRY_DELAY", r.RetryDelay.String()))
+	}
+	if _, ok := cloudrun.ParseMemory(r.RetryMemory); !ok {
+		errs = append(errs, Invalid[Retrying]("RETRY_MEMORY", fmt.Sprintf("%q", r.RetryMemory)))
+	}
+	return errors.Join(errs...)
+}
+
 // CallTimeout bounds one call to Prefect or Cloud Run, and is the part of a lease in which no call begins.
 const CallTimeout = 20 * time.Second
 
@@ -165,7 +212,7 @@ var queueName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/queues/[^/]+
 
 // Validate returns what is wrong with values that could be read, its parts' included.
 func (c Core) Validate() error {
-	errs := []error{c.Prefect.Validate(), c.Deadlines.Validate()}
+	errs := []error{c.Prefect.Validate(), c.Deadlines.Validate(), c.Retrying.Validate()}
 	for name, list := range map[string][]string{"WORK_POOLS": c.WorkPools, "REGIONS": c.Regions, "PROJECTS": c.Projects} {
 		if slices.ContainsFunc(list, func(s string) bool { return s == "" || strings.TrimSpace(s) != s }) {
 			errs = append(errs, Invalid[Core](name, fmt.Sprintf("one of %q is empty or has space around it", list)))
@@ -183,6 +230,9 @@ func (c Core) Validate() error {
 	if c.TasksServiceAccount == "" && c.TasksEmulator == "" {
 		errs = append(errs, Invalid[Core]("TASKS_SERVICE_ACCOUNT", "not set"))
 	}
+	if c.LogReads < 0 || c.LogReads > 60 {
+		errs = append(errs, Invalid[Core]("LOG_READS_PER_MINUTE", fmt.Sprint(c.LogReads)))
+	}
 	if c.Ledger != "firestore" && c.Ledger != "memory" {
 		errs = append(errs, Invalid[Core]("LEDGER", fmt.Sprintf("%q", c.Ledger)))
 	}
@@ -196,7 +246,8 @@ func Parse[T interface{ Validate() error }](environ []string) (T, error) {
 	cfg, err := env.ParseAsWithOptions[T](env.Options{
 		Environment: env.ToMap(environ),
 		FuncMap: map[reflect.Type]env.ParserFunc{
-			reflect.TypeFor[map[string]string](): func(v string) (any, error) { return jsonObject(v) },
+			reflect.TypeFor[map[string]string](): func(v string) (any, error) { return jsonStrings(v) },
+			reflect.TypeFor[JSONObject]():        func(v string) (any, error) { return jsonObject(v) },
 		},
 	})
 	errs := map[string]error{}

@@ -51,13 +51,20 @@ func TestDefaultsAreWhatADeployedInstallationNeeds(t *testing.T) {
 			Deadlines: install.Deadlines{
 				Lease: 75 * time.Second, LookAhead: 150 * time.Second, CancelGrace: time.Minute, ReportGrace: 30 * time.Second, GoneAfter: 30 * time.Second,
 			},
+			Retrying: install.Retrying{
+				Retries:    install.JSONObject{"platform": json.Number("3"), "start": json.Number("2"), "out_of_memory": json.Number("1")},
+				RetryDelay: 30 * time.Second, RetryMemory: "32Gi",
+			},
 			WorkPools: []string{"etl", "ml"}, Regions: []string{"europe-west1"}, TasksQueue: "projects/p/locations/l/queues/q",
-			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, MaxJobs: 1000,
+			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", LogReads: 10, Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, MaxJobs: 1000,
 		},
 	}
 	// Firestore's, Cloud Run's and the tasks' emulator are empty.
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(install.Secret(""))); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	if got.Launch().String() != "3-2-1-0-0-0-no" || got.Memory() != 32<<30 {
+		t.Errorf("retries %s, with memory up to %d", got.Launch(), got.Memory())
 	}
 	if got.ID() != "p/pushpool" {
 		t.Errorf("the installation is %s", got.ID())
@@ -79,6 +86,13 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		"no jobs":                           {"CLOUD_RUN_MAX_JOBS=0", "CLOUD_RUN_MAX_JOBS: 0; write the project's quota of jobs per region, 1 or more"},
 		"not JSON":                          {"PREFECT_CLIENT_CUSTOM_HEADERS=X-Key: hunter2", "PREFECT_CLIENT_CUSTOM_HEADERS: cannot be read as map[string]string; write a JSON object of names and values"},
 		"JSON, but no object of strings":    {`PREFECT_CLIENT_CUSTOM_HEADERS={"X-Key":{"hunter2":1}}`, "PREFECT_CLIENT_CUSTOM_HEADERS: cannot be read as map[string]string; write a JSON object of names and values"},
+		"budgets that are no object":        {`RETRIES=3`, "RETRIES: cannot be read as install.JSONObject; write a JSON object with numbers of 0 to 10 for some of platform, start, out_of_memory, exit_code, signal and timed_out"},
+		"a budget of no kind":               {`RETRIES={"oom": 3}`, "RETRIES: there is something else in it; write a JSON object with numbers of 0 to 10 for some of platform, start, out_of_memory, exit_code, signal and timed_out"},
+		"a budget out of bounds":            {`RETRIES={"platform": 11}`, "RETRIES: there is something else in it; write a JSON object with numbers of 0 to 10 for some of platform, start, out_of_memory, exit_code, signal and timed_out"},
+		"no yes and no no":                  {"RETRY_STARTED=perhaps", "RETRY_STARTED: cannot be read as bool; write true where flows may be executed again that had begun to run, else false"},
+		"a retry without delay":             {"RETRY_DELAY=0s", "RETRY_DELAY: 0s; write a duration of at least 1s, such as 30s: before the first retry, then twice as long each time"},
+		"memory without a unit":             {"RETRY_MEMORY=8", `RETRY_MEMORY: "8"; write the most memory that a retry after running out of it may have, such as 8Gi`},
+		"more reads than there are":         {"LOG_READS_PER_MINUTE=61", "LOG_READS_PER_MINUTE: 61; write how often an instance may read Cloud Logging in a minute, of the project's 60 that people share; 0: never"},
 		"not a level":                       {"LOG_LEVEL=LOUD", "LOG_LEVEL: cannot be read as slog.Level; write DEBUG, INFO, WARN or ERROR"},
 		"a name that no label can hold":     {"INSTALL_NAME=Push Pool", `INSTALL_NAME: "Push Pool"; write the installation's name: lower-case letters, digits and dashes, at most 30, a letter first`},
 		"a required one is empty":           {"GOOGLE_CLOUD_PROJECT=", "GOOGLE_CLOUD_PROJECT: not set; write the id of the installation's Google Cloud project"},

@@ -55,7 +55,17 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-func jsonObject(s string) (map[string]string, error) {
+func jsonObject(s string) (JSONObject, error) {
+	d := json.NewDecoder(strings.NewReader(s))
+	d.UseNumber()
+	var m JSONObject
+	if err := d.Decode(&m); err != nil || m == nil || d.More() {
+		return nil, errors.New("not a JSON object")
+	}
+	return m, nil
+}
+
+func jsonStrings(s string) (map[string]string, error) {
 	if s == "" {
 		return nil, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
@@ -25,7 +26,7 @@ func input(cfg Config, o *origin, template any, fr prefect.FlowRun) jobtemplate.
 		Settings:            cfg.Settings,
 		DefaultProject:      cfg.Projects[0],
 		DefaultImage:        cfg.DefaultImage,
-		ReservedLabels:      len(ourLabels(cfg, fr.ID, "")),
+		ReservedLabels:      len(ourLabels(cfg, fr.ID, "", flowrun.Retries{})),
 	}
 	if d := o.deployment; d != nil {
 		in.DeploymentJobVariables = d.JobVariables

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
@@ -34,8 +35,6 @@ type Catalog interface {
 // CloudRun is what launching asks of Cloud Run.
 type CloudRun interface {
 	CreateJob(ctx context.Context, l cloudrun.Launch) error
-	UpdateJob(ctx context.Context, l cloudrun.Launch, etag string) error
-	Execution(ctx context.Context, name cloudrun.ExecutionName) (cloudrun.Execution, error)
 	Job(ctx context.Context, name cloudrun.JobName) (cloudrun.Job, error)
 }
 
@@ -44,7 +43,6 @@ type Ledger interface {
 	Get(ctx context.Context, flowRunID string) (flowrun.Record, error)
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
-	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 }
 
 // Config holds the limits of launching. Durations are settle.Config's where they have the same name.
@@ -62,24 +60,20 @@ type Config struct {
 	// EarlyRead is how long after its publication a message about a flow run that Prefect
 	// does not know yet is delivered again: events are published before they are committed.
 	EarlyRead time.Duration
-	// Slots is how many jobs of launch mode slots there are in a region, at most cloudrun.MaxSlots.
-	Slots int
-	// InPlace is how long a launch is waited for with the flow run PENDING, some seconds; one
-	// that can be made later only goes back to SCHEDULED.
-	InPlace time.Duration
-	// CapacityWait is how long in all a flow run waits for Cloud Run to have room for it,
-	// until it is CRASHED with the reason.
-	CapacityWait time.Duration
+	// PutBackFor is how long a flow run waits that was refused for lack of quota, give or take a half.
+	PutBackFor time.Duration
 	// Settings are the PREFECT_… variables that every container gets, PREFECT_API_URL among them.
 	Settings []jobtemplate.Setting
 	Secrets  jobtemplate.Secrets
 	// DefaultImage is run where neither template nor job variables name an image.
 	DefaultImage string
-	// Policy is what flow runs may ask for.
-	Policy cloudrun.Policy
 	// Options are those of launches whose job variables say nothing else.
 	Options Options
-	Now     func() time.Time
+	// RetryMemory is settle.Config's.
+	RetryMemory int64
+	Now         func() time.Time
+	// Random spreads what is put back, from 0 up to 1; nil means rand.Float64.
+	Random func() float64
 }
 
 // Launcher launches flow runs. It is safe for concurrent use.
@@ -88,7 +82,6 @@ type Launcher struct {
 	catalog  Catalog
 	lookup   jobtemplate.Lookup
 	cloudRun CloudRun
-	budget   Budget
 	ledger   Ledger
 	settler  *settle.Settler
 	messages settle.Messages
@@ -100,15 +93,18 @@ type Launcher struct {
 }
 
 // New returns a launcher for the work pools named.
-func New(f FlowRuns, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, b Budget, l Ledger, s *settle.Settler, m settle.Messages,
+func New(f FlowRuns, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger, s *settle.Settler, m settle.Messages,
 	log *slog.Logger, pools []string, cfg Config,
 ) *Launcher {
+	if cfg.Random == nil {
+		cfg.Random = rand.Float64
+	}
 	ours := map[string]bool{}
 	for _, p := range pools {
 		ours[p] = true
 	}
 	return &Launcher{
-		flowRuns: f, catalog: c, lookup: lookup, cloudRun: cr, budget: b, ledger: l, settler: s, messages: m,
+		flowRuns: f, catalog: c, lookup: lookup, cloudRun: cr, ledger: l, settler: s, messages: m,
 		log: log, pools: ours, cfg: cfg,
 	}
 }
@@ -172,7 +168,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun)
 	launchID := flowrun.NewLaunchID(l.cfg.Install, fr.ID, fr.StateID)
 	event := flowrun.Scheduled{
 		Lease: l.lease(holder), LaunchID: launchID, StateAt: stateAt(fr),
-		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, DueAt: due(fr),
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: due(fr),
 	}
 	rec, err := l.apply(ctx, fr.ID, event)
 	if errors.Is(err, flowrun.ErrUnreported) || errors.Is(err, flowrun.ErrUnfinished) {

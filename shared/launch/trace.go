@@ -7,15 +7,11 @@ import (
 	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
-// labelTraceparent is the label in which Prefect 3 keeps the trace that a flow run is part of
-// (https://github.com/PrefectHQ/prefect/blob/main/src/prefect/telemetry/run_telemetry.py).
-const labelTraceparent = "__OTEL_TRACEPARENT"
-
 // traceparent is the trace that the flow run is part of: Prefect's own, or that of the message
 // that launches it. The container gets it by the name that OpenTelemetry gives it
 // (https://opentelemetry.io/docs/specs/otel/context/env-carriers/). Empty if there is none.
 func traceparent(ctx context.Context, fr prefect.FlowRun) string {
-	if parent, ok := fr.Labels[labelTraceparent].(string); ok && parent != "" {
+	if parent, ok := fr.Labels[prefect.LabelTraceparent].(string); ok && parent != "" {
 		return parent
 	}
 	return telemetry.Traceparent(ctx)

@@ -102,13 +102,13 @@ func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flow
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := m.regions[name]
-	before = cloneRegion(before)
-	before.Name = name
+	before.Name, before.Spans, before.Slots = name, slices.Clone(before.Spans), slices.Clone(before.Slots)
 	after, err := change(before)
 	if err != nil {
 		return before, err
 	}
-	m.regions[name] = cloneRegion(after)
+	after.Spans, after.Slots = slices.Clone(after.Spans), slices.Clone(after.Slots)
+	m.regions[name] = after
 	return after, nil
 }
 
@@ -120,19 +120,19 @@ func (m *Memory) get(flowRunID string) flowrun.Record {
 
 // clone copies what a record points to: as with a database, nobody shares what is stored.
 func clone(r flowrun.Record) flowrun.Record {
-	r.Launch, r.Previous = cloneLaunch(r.Launch), slices.Clone(r.Previous)
+	r.Launch, r.Previous, r.Retried = cloneLaunch(r.Launch), slices.Clone(r.Previous), maps.Clone(r.Retried)
 	for i, l := range r.Previous {
 		r.Previous[i] = cloneLaunch(l)
 	}
 	return r
 }
 
-func cloneRegion(r flowrun.Region) flowrun.Region {
-	r.Spans, r.Deletions, r.Slots = slices.Clone(r.Spans), slices.Clone(r.Deletions), slices.Clone(r.Slots)
-	return r
-}
-
 func cloneLaunch(l flowrun.Launch) flowrun.Launch {
+	if l.Retries != nil {
+		retries := *l.Retries
+		retries.Budget = maps.Clone(retries.Budget)
+		l.Retries = &retries
+	}
 	if l.Report != nil {
 		report := *l.Report
 		l.Report = &report

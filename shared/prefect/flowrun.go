@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
 // MaxPage is the most objects that one call returns.
@@ -68,6 +70,10 @@ func (c *Client) FlowRun(ctx context.Context, id string) (FlowRun, error) {
 	return f, err
 }
 
+// LabelTraceparent is the label in which Prefect 3 keeps the trace that a flow run is part of, as
+// a traceparent header (https://github.com/PrefectHQ/prefect/blob/main/src/prefect/telemetry/run_telemetry.py).
+const LabelTraceparent = "__OTEL_TRACEPARENT"
+
 // UpdateFlowRun changes the fields given, named as in the API: infrastructure_pid, name, tags,
 // parameters, empirical_policy, and, while it is SCHEDULED, job_variables.
 func (c *Client) UpdateFlowRun(ctx context.Context, id string, fields map[string]any) error {
@@ -86,6 +92,8 @@ type NewFlowRun struct {
 	Parameters   map[string]any // over the deployment's
 	JobVariables map[string]any
 	Tags         []string // beside the deployment's
+	// Labels are left out where the server has none, as of 2.20.
+	Labels map[string]any
 	// IdempotencyKey: there is one flow run for a flow and a key, for ever.
 	IdempotencyKey string
 	WorkQueue      string // the deployment's, if empty; created if it does not exist
@@ -115,8 +123,13 @@ func (c *Client) CreateFlowRun(ctx context.Context, deploymentID string, n NewFl
 	set("idempotency_key", n.IdempotencyKey, n.IdempotencyKey != "")
 	set("work_queue_name", n.WorkQueue, n.WorkQueue != "")
 	set("state", Proposal{Type: "SCHEDULED", ScheduledTime: n.ScheduledTime}.wire(), n.ScheduledTime != nil)
+	set("labels", n.Labels, n.Labels != nil)
 	r.body = body
 	status, err := c.do(ctx, r, &fr)
+	if n.Labels != nil && err != nil && flowrun.FaultOf(err) == flowrun.Permanent {
+		delete(body, "labels")
+		status, err = c.do(ctx, r, &fr)
+	}
 	return fr, status == http.StatusCreated, err
 }
 

@@ -25,6 +25,8 @@ type Claim struct {
 	ScheduledStateAt time.Time
 	// Started: a RUNNING followed the PENDING.
 	Started bool
+	// Retried are the retries in the flow run's history; nil where that was not read.
+	Retried map[flowrun.RetryKind]int
 }
 
 // Claim tells who holds the flow run. It reads the flow run's history only where flow run
@@ -48,10 +50,12 @@ func (s *Settler) Claim(ctx context.Context, fr prefect.FlowRun, rec flowrun.Rec
 // claim finds the newest PENDING in a history, oldest state first, and whose it is.
 func claim(install, flowRunID string, states []prefect.State) Claim {
 	var c Claim
+	var transitions []string
 	scheduled := map[flowrun.LaunchID]time.Time{}
 	for _, st := range states {
 		switch st.Type {
 		case flowrun.StateScheduled:
+			transitions = append(transitions, st.Details.TransitionID)
 			scheduled[flowrun.NewLaunchID(install, flowRunID, st.ID)] = st.Timestamp
 		case flowrun.StatePending:
 			id := flowrun.LaunchID(st.Details.TransitionID)
@@ -61,6 +65,7 @@ func claim(install, flowRunID string, states []prefect.State) Claim {
 			c.Started = true
 		}
 	}
+	c.Retried = flowrun.UsedRetries(install, flowRunID, transitions)
 	return c
 }
 
@@ -68,16 +73,13 @@ func claim(install, flowRunID string, states []prefect.State) Claim {
 func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.Launch {
 	l := flowrun.Launch{
 		LaunchID: c.LaunchID, ScheduledStateAt: c.ScheduledStateAt, Status: flowrun.StatusClaimed,
-		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID,
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created,
 	}
 	if told != nil && told.LaunchID == c.LaunchID {
 		l.Project, l.Region = told.Execution.Project, told.Execution.Region
 		l.JobName, l.ExecutionName = told.Execution.Job, told.Execution.String()
 	} else if strings.HasSuffix(fr.InfrastructurePID, "-"+c.LaunchID.Suffix()) {
 		l.JobName = fr.InfrastructurePID // the region is looked for
-		if slot := strings.TrimSuffix(l.JobName, "-"+c.LaunchID.Suffix()); (cloudrun.JobName{Job: slot}).Slot() {
-			l.JobName = slot
-		}
 	}
 	return l
 }
@@ -141,7 +143,10 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 	if err == nil {
 		f := found{execution: &x}
 		if x.Outcome != nil {
-			f.ended = &Ending{LaunchID: l.LaunchID, Execution: x.Name, Outcome: *x.Outcome, StartedAt: x.StartTime, EndedAt: x.CompletionTime}
+			f.ended = &Ending{
+				LaunchID: l.LaunchID, Execution: x.Name, Outcome: *x.Outcome, StartedAt: x.StartTime, EndedAt: x.CompletionTime,
+				Resources: x.Resources, Retries: flowrun.ParseRetries(x.Labels[cloudrun.LabelRetries]),
+			}
 		}
 		return f, nil
 	}
@@ -159,7 +164,10 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 		return found{missing: true}, nil
 	}
 	if job.Failure != nil { // it never started, and never will
-		return found{ended: &Ending{LaunchID: l.LaunchID, Execution: s.name(l), Outcome: *job.Failure, EndedAt: s.cfg.Now()}}, nil
+		return found{ended: &Ending{
+			LaunchID: l.LaunchID, Execution: s.name(l), Outcome: *job.Failure, EndedAt: s.cfg.Now(),
+			Retries: flowrun.ParseRetries(job.Labels[cloudrun.LabelRetries]),
+		}}, nil
 	}
 	if job.Reconciling {
 		return found{}, nil
@@ -172,7 +180,7 @@ func (s *Settler) name(l flowrun.Launch) cloudrun.ExecutionName {
 	if n, err := cloudrun.ParseExecutionName(l.ExecutionName); err == nil {
 		return n
 	}
-	return cloudrun.JobName{Project: cmp.Or(l.Project, s.cfg.Projects[0]), Region: l.Region, Job: l.JobName}.Launched(l.LaunchID)
+	return cloudrun.JobName{Project: cmp.Or(l.Project, s.cfg.Projects[0]), Region: l.Region, Job: l.JobName}.Execution(cloudrun.Token)
 }
 
 // where is the links that end a message to the flow's author.

@@ -24,6 +24,7 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 	"github.com/pushpool/pushpool/shared/settle"
+	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
 func TestMain(m *testing.M) {
@@ -52,9 +53,10 @@ type rig struct {
 	apiURL   string
 	told     atomic.Int32 // proposals of the settler
 	down     atomic.Bool  // Prefect, to the settler's proposals
+	log      bytes.Buffer
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, cloudRun: &fakeCloudRun{executions: map[cloudrun.ExecutionName]cloudrun.Execution{}, jobs: map[string]cloudrun.Job{}},
@@ -76,10 +78,14 @@ func newRig(t *testing.T) *rig {
 	r.must(err)
 	r.deployed, err = r.people.CreateDeployment(t.Context(), prefect.NewDeployment{FlowID: flow.ID, Name: "prod", WorkPool: "etl"})
 	r.must(err)
-	r.settler = settle.New(r, r.cloudRun, r.ledger, r.messages, slog.New(slog.DiscardHandler), settle.Config{
+	cfg := settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
 		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, Now: r.now,
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	r.settler = settle.New(r, r.cloudRun, r.ledger, r.messages, telemetry.NewLogger(&r.log, project, slog.LevelInfo), cfg)
 	return r
 }
 

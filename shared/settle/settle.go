@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
@@ -65,7 +66,19 @@ type Config struct {
 	CancelGrace time.Duration
 	// GoneAfter is how long after the first look a missing execution has to be missing still.
 	GoneAfter time.Duration
-	Now       func() time.Time
+	// Retries are those of launches whose own are not known: the ledger was lost, and nothing
+	// of the launch is left that holds them.
+	Retries flowrun.Retries
+	// RetryDelay passes before the first retry of a kind; before each further one twice as much.
+	RetryDelay time.Duration
+	// RetryMemory is the most memory that a retry may have, in bytes.
+	RetryMemory int64
+	// Lines and Logs copy a container's last lines to the flow run's log; nil: they are not.
+	Lines Lines
+	Logs  FlowRunLogs
+	Now   func() time.Time
+	// Random spreads retries, from 0 up to 1; nil means rand.Float64.
+	Random func() float64
 }
 
 // Settler settles flow runs. It is safe for concurrent use.
@@ -80,6 +93,9 @@ type Settler struct {
 
 // New returns a settler.
 func New(p Prefect, c CloudRun, l Ledger, m Messages, log *slog.Logger, cfg Config) *Settler {
+	if cfg.Random == nil {
+		cfg.Random = rand.Float64
+	}
 	return &Settler{prefect: p, cloudRun: c, ledger: l, messages: m, log: log, cfg: cfg}
 }
 
@@ -93,6 +109,9 @@ type Ending struct {
 	Outcome   flowrun.Outcome
 	StartedAt time.Time
 	EndedAt   time.Time
+	// Resources and Retries are zero and nil where nobody told them.
+	Resources flowrun.Resources
+	Retries   *flowrun.Retries
 }
 
 // Ended settles the flow run whose execution ended. An ending of a launch that is not
@@ -139,7 +158,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 		}
 	}
 	if !known {
-		if rec, err = s.apply(ctx, flowRunID, flowrun.Corrected{Holder: holder, Launch: s.recovered(fr, c, told)}); err != nil {
+		if rec, err = s.apply(ctx, flowRunID, flowrun.Corrected{Holder: holder, Launch: s.recovered(fr, c, told), Retried: c.Retried}); err != nil {
 			return err
 		}
 	}
@@ -180,19 +199,28 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 		return fmt.Errorf("%w: execution %s succeeded, flow run %s is %s; it is looked at again until %s",
 			ErrWait, e.Execution, rec.FlowRunID, v.StateType, endedAt.Add(s.cfg.ReportGrace).Format(time.RFC3339))
 	}
-	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
+	report, err := s.again(ctx, rec, fr, c, e, report)
+	if err != nil {
+		return err
+	}
+	rec, err = s.apply(ctx, rec.FlowRunID, flowrun.Ended{
 		Holder: holder, LaunchID: e.LaunchID, ExecutionName: e.Execution.String(),
-		Outcome: e.Outcome, StartedAt: e.StartedAt, EndedAt: endedAt, Reason: e.Outcome.Text, Report: report,
+		Outcome: e.Outcome, StartedAt: e.StartedAt, RunningAt: runningAt(rec.Launch, fr), EndedAt: endedAt, FinalAt: finalAt(fr),
+		Resources: e.Resources, Reason: e.Outcome.Text, Report: report,
 	})
 	switch {
 	case errors.Is(err, flowrun.ErrDone):
 		// Recorded before, or unknown to a ledger that was lost: what follows may not have been sent.
 	case err != nil:
 		return err
+	case report == nil:
+		s.finished(ctx, rec, fr.StateType)
+		defer s.tail(ctx, rec, e.Execution)
 	default:
 		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {
 			return err
 		}
+		defer s.tail(ctx, rec, e.Execution)
 	}
 	if next == flowrun.NextDispatch {
 		if err := s.messages.Dispatch(ctx, fr.ID); err != nil {
@@ -309,10 +337,6 @@ func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f
 		}
 		return fmt.Errorf("%w: execution %s is being stopped because %s", ErrWait, f.execution.Name, why)
 	}
-	if job := s.name(rec.Launch).JobName(); job.Slot() {
-		// It runs others' executions, too: this one is cancelled once it is there.
-		return fmt.Errorf("%w: job %s is still starting an execution, which is then cancelled because %s", ErrWait, job, why)
-	}
 	if err := s.cloudRun.DeleteJob(ctx, s.name(rec.Launch).JobName()); err != nil {
 		return err
 	}
@@ -352,58 +376,4 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 		return nil
 	}
 	return err
-}
-
-// report tells Prefect a stored verdict, if it is still to be told, and records that it was.
-// fr was read under the lease that holder has; current: it is held by the verdict's launch.
-func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, current bool) (flowrun.Record, error) {
-	if !rec.Unreported() {
-		return rec, nil
-	}
-	if current && due(rec, fr) {
-		_, err := s.prefect.SetState(ctx, rec.FlowRunID, prefect.Proposal{
-			Type: rec.Report.Type, Name: rec.Report.Name, Message: rec.Report.Message, ScheduledTime: timePointer(rec.Report.ScheduledTime),
-		})
-		// Whatever Prefect answers but an error settles it: ACCEPT tells it, REJECT and ABORT
-		// say that the flow run moved on by itself.
-		if err != nil && flowrun.FaultOf(err) != flowrun.NotFound {
-			return rec, err
-		}
-	}
-	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
-	if errors.Is(err, flowrun.ErrDone) {
-		err = nil
-	}
-	return rec, err
-}
-
-// Report tells Prefect a verdict just stored by the holder of the lease, on a launch whose
-// PENDING was the flow run's newest. It reads the flow run: while the launch was tried, a
-// person may have ended it, and SCHEDULED would be accepted over CANCELLED.
-func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record) error {
-	fr, err := s.prefect.FlowRun(ctx, rec.FlowRunID)
-	if err != nil && flowrun.FaultOf(err) == flowrun.NotFound {
-		return s.deleted(ctx, holder, rec, nil)
-	}
-	if err == nil {
-		_, err = s.report(ctx, holder, rec, fr, true)
-	}
-	return err
-}
-
-// due reports whether the stored report still applies to the flow run as it was read.
-// CRASHED is always safe to propose: Prefect refuses it over anything final.
-func due(rec flowrun.Record, fr prefect.FlowRun) bool {
-	if rec.Report == nil {
-		return false
-	}
-	switch rec.Report.Type {
-	case flowrun.StateCancelled:
-		return fr.StateType == flowrun.StateCancelling ||
-			fr.StateType == flowrun.StateCrashed && !rec.CancelRequestedAt.IsZero() && stateAt(fr).After(rec.CancelRequestedAt)
-	case flowrun.StateScheduled:
-		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning
-	default:
-		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning || fr.StateType == flowrun.StatePaused
-	}
 }

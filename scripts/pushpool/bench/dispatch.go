@@ -105,26 +105,31 @@ func cold(ctx context.Context, b *bench, s *stack) error {
 	return nil
 }
 
-// calls counts what flow runs cost that are due within some seconds, and whose flows take two.
+// calls counts what flow runs cost: many short ones, and one long enough for sweeps to see it.
 func calls(ctx context.Context, b *bench, s *stack) error {
-	const count = 30
-	run, toPrefect := s.calls.Load(), s.prefectCalls.Load()
-	var g errgroup.Group
-	g.SetLimit(5)
-	for range count {
-		g.Go(func() error {
-			fr, _, err := s.Prefect.CreateFlowRun(ctx, s.guide.ID, prefect.NewFlowRun{Parameters: map[string]any{"pause_seconds": 2}})
-			if err != nil {
-				return err
-			}
-			return s.completed(ctx, fr.ID)
-		})
+	for _, c := range []struct {
+		name          string
+		count, atOnce int
+		seconds       int
+	}{{"a flow run of 2 s, of 30", 30, 5, 2}, {"a flow run of 150 s, alone", 1, 1, 150}} {
+		run, toPrefect := s.calls.Load(), s.prefectCalls.Load()
+		var g errgroup.Group
+		g.SetLimit(c.atOnce)
+		for range c.count {
+			g.Go(func() error {
+				fr, _, err := s.Prefect.CreateFlowRun(ctx, s.guide.ID, prefect.NewFlowRun{Parameters: map[string]any{"pause_seconds": c.seconds}})
+				if err != nil {
+					return err
+				}
+				return s.completed(ctx, fr.ID)
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		time.Sleep(s.EntryDelay + 2*time.Second) // the ends of the last ones are still to be told
+		b.figure("calls to Cloud Run for "+c.name+", the sweep's among them", "calls", float64(s.calls.Load()-run)/float64(c.count))
+		b.figure("calls to Prefect for "+c.name+", the sweep's among them", "calls", float64(s.prefectCalls.Load()-toPrefect)/float64(c.count))
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	time.Sleep(s.EntryDelay + 2*time.Second) // the ends of the last ones are still to be told
-	b.figure("calls to Cloud Run for each flow run", "calls", float64(s.calls.Load()-run)/count)
-	b.figure("calls to Prefect for each flow run, the sweep's among them", "calls", float64(s.prefectCalls.Load()-toPrefect)/count)
 	return nil
 }

@@ -53,13 +53,19 @@ func full(id string) flowrun.Record {
 			LaunchID: flowrun.LaunchID("launch" + n), ScheduledStateAt: next(), Status: s,
 			WorkPool: "pool" + n, DeploymentID: "deployment" + n, Project: "project" + n, Region: "region" + n, JobName: "job" + n,
 			ExecutionName: "execution" + n, Outcome: flowrun.ExitCode, Reason: "reason" + n,
-			Report:     &flowrun.Report{Type: flowrun.StateScheduled, Name: "AwaitingRetry", Message: "message" + n, ScheduledTime: next()},
-			ReportedAt: next(), DueAt: next(), ClaimedAt: next(), LaunchedAt: next(), StartedAt: next(), FinishedAt: next(),
-			CancelRequestedAt: next(), MissingSince: next(), SlotAt: next(), WaitingSince: next(),
+			Report: &flowrun.Report{
+				Type: flowrun.StateScheduled, Name: "AwaitingRetry", Message: "message" + n, ScheduledTime: next(),
+				Retry: flowrun.Retry{Kind: flowrun.RetryStart, Number: 2},
+			},
+			Retries:     &flowrun.Retries{Budget: map[flowrun.RetryKind]int{flowrun.RetryStart: 3}, Started: true},
+			Resources:   flowrun.Resources{MilliCPU: 1000, MemoryBytes: 1 << 29},
+			RequestedAt: next(), DueAt: next(), ClaimedAt: next(), LaunchedAt: next(), StartedAt: next(), RunningAt: next(), FinishedAt: next(), FinalAt: next(),
+			ReportedAt: next(), CancelRequestedAt: next(), MissingSince: next(),
 		}
 	}
 	return flowrun.Record{
 		FlowRunID: id, Launch: launch("3", flowrun.StatusFinished), LeaseHolder: "holder", LeaseUntil: next(),
+		Retried:  map[flowrun.RetryKind]int{flowrun.RetryStart: 2},
 		Previous: []flowrun.Launch{launch("2", flowrun.StatusRejected), launch("1", flowrun.StatusAbandoned)}, ExpireAt: next(),
 	}
 }
@@ -306,7 +312,7 @@ func testPool(t *testing.T, l ledger.Ledger) {
 func testRegion(t *testing.T, l ledger.Ledger) {
 	document(t, "Region", l.UpdateRegion, func(name string) flowrun.Region { return flowrun.Region{Name: name} }, flowrun.Region{
 		Name: "p/r", Last: at, FirstSpan: 7, Spans: []int{1, 3, 2}, ClosedUntil: at.Add(time.Second), ClosedFor: time.Minute, Reason: "quota",
-		Jobs: 3, SharedFrom: at.Add(time.Hour), Deletions: []time.Time{at.Add(-time.Hour)}, Slots: []time.Time{at, at.Add(time.Minute)},
+		Jobs: 3, SharedFrom: at.Add(time.Hour), LastDeletion: at.Add(-time.Hour), Slots: []time.Time{at, at.Add(time.Minute)},
 	}, "p/r", func(r *flowrun.Region) { r.Jobs = 99 })
 }
 

@@ -297,6 +297,9 @@ func (s *Server) createFlowRun(c *call) (int, any, error) {
 	if err := c.decode(&b); err != nil {
 		return 0, nil, err
 	}
+	if s.v2() && b.Labels != nil {
+		return 0, nil, invalid("labels", "extra fields not permitted")
+	}
 	if b.State == nil {
 		b.State = &proposal{Type: flowrun.StateScheduled}
 	}
@@ -315,6 +318,7 @@ func (s *Server) createFlowRun(c *call) (int, any, error) {
 		return 0, nil, err
 	}
 	run := s.newOf(d)
+	run.Labels = b.Labels
 	run.Name, run.Parameters, run.Context, run.Policy = b.Name, parameters, b.Context, b.Policy
 	run.IdempotencyKey, run.JobVariables, run.ParentTaskRunID = b.IdempotencyKey, b.JobVariables, b.ParentTaskRun
 	run.Tags = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(d.Tags), b.Tags...))))

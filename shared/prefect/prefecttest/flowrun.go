@@ -312,10 +312,12 @@ func (s *Server) newFlowRun(run *flowRun, st *state) {
 		run.Context = map[string]any{}
 	}
 	if !s.v2() {
+		own := run.Labels
 		run.Labels = map[string]any{"prefect.flow.id": run.FlowID}
 		if run.DeploymentID != "" {
 			run.Labels["prefect.deployment.id"] = run.DeploymentID
 		}
+		maps.Copy(run.Labels, own)
 	}
 	s.flowRuns[run.ID] = run
 	if run.AutoScheduled { // inserted without orchestration, so without an event

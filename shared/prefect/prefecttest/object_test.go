@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,13 +17,14 @@ import (
 
 // creation holds that a key makes a creation repeatable, and what a flow run takes from its deployment.
 func creation(t *testing.T, p *prefectServer) {
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	d := p.deploy(t, prefect.NewDeployment{
 		Parameters: map[string]any{"a": 1, "b": 1}, JobVariables: map[string]any{"cpu": "1"}, Tags: []string{"one"}, Entrypoint: "f.py:f",
 	})
 	n := prefect.NewFlowRun{
 		Name: "n", Parameters: map[string]any{"b": "two"}, JobVariables: map[string]any{"memory": "1Gi"}, Tags: []string{"two"},
-		IdempotencyKey: "k", ScheduledTime: &at,
+		IdempotencyKey: "k", ScheduledTime: &at, Labels: map[string]any{prefect.LabelTraceparent: trace},
 	}
 	first, created, err := p.CreateFlowRun(t.Context(), d.ID, n)
 	if err != nil || !created {
@@ -44,6 +46,10 @@ func creation(t *testing.T, p *prefectServer) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flow run (-want +got):\n%s", diff)
+	}
+	// A server without labels takes the flow run without them.
+	if got, hasLabels := f.Labels[prefect.LabelTraceparent], !strings.HasPrefix(p.version, "2."); hasLabels != (got == trace) {
+		t.Errorf("Prefect %s: labels %v", p.version, f.Labels)
 	}
 	read, err := p.Deployment(t.Context(), d.ID)
 	if err != nil {

@@ -36,9 +36,6 @@ resource "google_cloudfunctions2_function" "this" {
         object = var.installation.object
       }
     }
-
-    # Google keeps the base image patched, without a deployment.
-    automatic_update_policy {}
   }
 
   service_config {

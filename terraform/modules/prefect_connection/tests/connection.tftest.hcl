@@ -1,0 +1,63 @@
+# Applied to mocks, and planned once more; terraform/tests/connection_test.go holds what comes of
+# it against what `pushpool connect` makes.
+
+mock_provider "prefect" {}
+
+variables {
+  work_pools = {
+    cloud-run = {}
+    gpu       = { concurrency_limit = 2, job_variables = "{\"memory\":\"16Gi\",\"pushpool_fast_start\":true}" }
+  }
+  region               = "europe-west1"
+  flow_service_account = "pushpool-flows@my-project.iam.gserviceaccount.com"
+  webhook_url          = "https://pushpool-webhook-abc.a.run.app"
+  webhook_secret       = "sentinel-webhook-secret-value"
+}
+
+run "applied" {
+  command = apply
+
+  assert {
+    condition     = jsondecode(prefect_work_pool.this["gpu"].base_job_template).variables.properties.memory.default == "16Gi"
+    error_message = "a job variable's default is the pool's"
+  }
+
+  assert {
+    condition     = jsondecode(prefect_work_pool.this["gpu"].base_job_template).variables.properties.pushpool_fast_start.default == true && !can(jsondecode(prefect_work_pool.this["cloud-run"].base_job_template).variables.properties.pushpool_fast_start)
+    error_message = "an option is that of the pool that names it"
+  }
+
+  assert {
+    condition     = alltrue([for p in prefect_work_pool.this : jsondecode(p.base_job_template).variables.properties.service_account_name.default == var.flow_service_account])
+    error_message = "without a service account, jobs would run as the default compute identity, which the dispatcher may not act as"
+  }
+}
+
+run "planned_again" {
+  command = plan
+}
+
+
+run "without_webhook" {
+  command = plan
+
+  variables {
+    webhook     = false
+    webhook_url = null
+  }
+
+  assert {
+    condition     = length(prefect_block.webhook) == 0 && length(prefect_automation.this) == 0
+    error_message = "without a webhook there is nobody to call"
+  }
+}
+
+run "refused" {
+  command = plan
+
+  variables {
+    work_pools = { "team-*" = { job_variables = "memory=1Gi" } }
+  }
+
+  expect_failures = [var.work_pools]
+}

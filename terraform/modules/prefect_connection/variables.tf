@@ -1,0 +1,61 @@
+variable "name" {
+  description = "The installation's name; webhook block and automation are named so."
+  type        = string
+  default     = "pushpool"
+}
+
+variable "work_pools" {
+  description = "The work pools to make, by name. job_variables are defaults of their base job templates as JSON, options of pushpool among them: jsonencode({ memory = \"2Gi\", pushpool_fast_start = true })."
+  type = map(object({
+    description       = optional(string)
+    concurrency_limit = optional(number)
+    paused            = optional(bool, false)
+    job_variables     = optional(string, "{}")
+  }))
+
+  validation {
+    condition     = length(var.work_pools) > 0 && alltrue([for name, p in var.work_pools : name == trimspace(name) && !can(regex("[,*!]|^[Pp]refect", name))])
+    error_message = "work_pools: write one or more, with names without comma, asterisk, exclamation mark or space around them, and not beginning with prefect."
+  }
+
+  validation {
+    condition     = alltrue([for p in var.work_pools : can(keys(jsondecode(p.job_variables)))])
+    error_message = "work_pools: write job_variables as jsonencode({ … })."
+  }
+}
+
+variable "region" {
+  description = "The region that jobs run in unless a deployment says otherwise: the module's output region."
+  type        = string
+}
+
+variable "flow_service_account" {
+  description = "The e-mail of the identity that flows run as: the module's output flow_service_account."
+  type        = string
+}
+
+variable "webhook" {
+  description = "Whether Prefect is to call the webhook; false where the module's webhook is none."
+  type        = bool
+  default     = true
+}
+
+variable "webhook_url" {
+  description = "The webhook's address: the module's output webhook_url."
+  type        = string
+  default     = null
+}
+
+variable "webhook_secret" {
+  description = "The bearer secret that the webhook knows, one of webhook_secrets_value. It gets into neither plan nor state."
+  type        = string
+  default     = null
+  ephemeral   = true
+  sensitive   = true
+}
+
+variable "webhook_secret_version" {
+  description = "A number to raise with each new webhook_secret."
+  type        = number
+  default     = 1
+}

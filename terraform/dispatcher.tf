@@ -27,7 +27,7 @@ module "dispatcher" {
   pubsub_agent  = local.agent["gcp-sa-pubsub"]
   secrets       = local.core_secrets
 
-  environment = merge(local.core_environment, { DEFAULT_IMAGE = var.default_flow_image },
+  environment = merge(local.core_environment, { DEFAULT_IMAGE = var.default_flow_image, FAST_START = tostring(var.fast_start) },
     var.flow_prefect_api_url == null ? {} : { CONTAINER_PREFECT_API_URL = var.flow_prefect_api_url },
     var.prefect_api_key == null ? {} : { CONTAINER_PREFECT_API_KEY_SECRET = local.api_key },
     var.prefect_auth_string == null ? {} : { CONTAINER_PREFECT_API_AUTH_STRING_SECRET = local.auth_string },

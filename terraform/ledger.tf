@@ -31,14 +31,21 @@ resource "google_firestore_field" "expire_at" {
   index_config {}
 }
 
-# Every indexed field is written again with each change. These are large, or change often, and no query names them.
+# Every indexed field is written again with each change, and every element of a list is an entry
+# of its own. These are large, or change often, and no query names them.
 resource "google_firestore_field" "unindexed" {
-  for_each = toset(["previous", "reason", "report", "leaseHolder", "leaseUntil"])
+  for_each = merge([
+    for collection, fields in {
+      flowRuns  = ["previous", "reason", "report", "resources", "retried", "retries", "leaseHolder", "leaseUntil"]
+      workPools = ["leaseHolder", "leaseUntil", "sweepHolder", "sweepUntil"]
+      regions   = ["slots", "spans", "last"]
+    } : { for field in fields : "${collection}/${field}" => { collection = collection, field = field } }
+  ]...)
 
   project    = var.project
   database   = google_firestore_database.ledger.name
-  collection = "flowRuns"
-  field      = each.value
+  collection = each.value.collection
+  field      = each.value.field
 
   index_config {}
 }

@@ -55,12 +55,12 @@ locals {
     kms_key    = var.kms_key
   }
 
-  common_environment = {
+  common_environment = merge(var.settings, {
     GOOGLE_CLOUD_PROJECT = var.project
     INSTALL_NAME         = var.name
     LOG_LEVEL            = var.log_level
     TOPIC_FLOW_RUNS      = google_pubsub_topic.flow_runs.name
-  }
+  })
 
   # Of the functions that act on flow runs.
   core_environment = merge(local.common_environment, {
@@ -71,7 +71,10 @@ locals {
     TASKS_QUEUE                 = google_cloud_tasks_queue.timers.id
     TASKS_SERVICE_ACCOUNT       = google_service_account.tasks.email
     FIRESTORE_DATABASE          = google_firestore_database.ledger.name
-  })
+    CLOUD_RUN_WRITES_PER_MINUTE = tostring(var.cloud_run_quota.writes_per_minute)
+    CLOUD_RUN_MAX_JOBS          = tostring(var.cloud_run_quota.jobs)
+    }, var.retries == null ? {} : { RETRIES = jsonencode(var.retries) },
+  )
 
   core_secrets = merge(
     var.prefect_api_key == null ? {} : { PREFECT_API_KEY = local.api_key },

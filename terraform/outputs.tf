@@ -60,14 +60,6 @@ output "sink_filter" {
   value       = google_logging_project_sink.executions.filter
 }
 
-output "environment" {
-  description = "The environment variables that each function is given."
-  value = merge(
-    { dispatcher = module.dispatcher.environment, finalizer = module.finalizer.environment, reconciler = module.reconciler.environment },
-    { for key, w in module.webhook : key => w.environment },
-  )
-}
-
 output "operator_env" {
   description = "What the command pushpool has to know of the installation, as the lines of a file .pushpool.env; without secrets."
   value = join("", [for name, value in merge(local.core_environment, {

@@ -206,6 +206,50 @@ variable "default_flow_image" {
   default     = "docker.io/prefecthq/prefect:3-latest"
 }
 
+variable "fast_start" {
+  description = "Whether flows start with Prefect's engine alone, seconds earlier; on_cancellation hooks do not run then. The job variable pushpool_fast_start goes before it."
+  type        = bool
+  default     = false
+}
+
+variable "retries" {
+  description = "How often a flow run is launched again by what ended it: some of platform, start, out_of_memory, exit_code, signal, timed_out. null: platform 3, start 2, out_of_memory 1. The job variable pushpool_retries goes before it."
+  type        = map(number)
+  default     = null
+
+  validation {
+    condition = var.retries == null ? true : alltrue([
+      for kind, n in var.retries : contains(["platform", "start", "out_of_memory", "exit_code", "signal", "timed_out"], kind) && n >= 0 && n <= 10 && floor(n) == n
+    ])
+    error_message = "retries: write numbers of 0 to 10 for platform, start, out_of_memory, exit_code, signal or timed_out, such as { platform = 3 }."
+  }
+}
+
+variable "cloud_run_quota" {
+  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, and jobs."
+  type = object({
+    writes_per_minute = optional(number, 180)
+    jobs              = optional(number, 1000)
+  })
+  default = {}
+
+  validation {
+    condition     = var.cloud_run_quota.writes_per_minute >= 60 && var.cloud_run_quota.jobs >= 1
+    error_message = "cloud_run_quota: write writes_per_minute of 60 or more, and jobs of 1 or more, as the console's page of quotas says."
+  }
+}
+
+variable "settings" {
+  description = "Further settings of the functions, by environment variable: shared/install/config.go and functions/*/config.go describe them. A function that does not know one leaves it alone."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name, value in var.settings : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("KEY$|AUTH_STRING$|^WEBHOOK_SECRETS$|^CONTAINER_|^GOOGLE_|^TOPIC_|^INSTALL_NAME$", name))])
+    error_message = "settings: write names of environment variables such as START_DEADLINE. Secrets, names and topics have variables of their own."
+  }
+}
+
 variable "vpc" {
   description = "Network and subnetwork by which the functions reach a private Prefect server (Direct VPC egress). null: the internet."
   type = object({

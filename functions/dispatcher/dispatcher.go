@@ -4,7 +4,6 @@ package dispatcher
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -23,7 +22,7 @@ import (
 // Launcher launches flow runs.
 type Launcher interface {
 	Dispatch(ctx context.Context, holder, flowRunID string, published time.Time) error
-	Wake(ctx context.Context, holder, workPool string) error
+	Wake(ctx context.Context, holder string, w message.Wake) error
 }
 
 // Deployments is what run requests ask of Prefect.
@@ -33,10 +32,19 @@ type Deployments interface {
 	CreateFlowRun(ctx context.Context, deploymentID string, n prefect.NewFlowRun) (fr prefect.FlowRun, created bool, err error)
 }
 
-// Waiting is what wakes and the ends of flow runs ask of Prefect.
+// Waiting tells what has to be woken now that a slot of a work pool and of a deployment came free.
 type Waiting interface {
-	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
-	LimitedLately(ctx context.Context, pool string) (bool, error)
+	Waiting(ctx context.Context, workPool, deploymentID string) (message.Wake, error)
+}
+
+// Ledger tells where a flow run that was launched came from.
+type Ledger interface {
+	Get(ctx context.Context, flowRunID string) (flowrun.Record, error)
+}
+
+// FlowRuns tells where a flow run came from that the ledger does not know.
+type FlowRuns interface {
+	FlowRun(ctx context.Context, id string) (prefect.FlowRun, error)
 }
 
 // Dispatcher handles deliveries from the topic flow-runs.
@@ -44,6 +52,8 @@ type Dispatcher struct {
 	launcher    Launcher
 	deployments Deployments
 	waiting     Waiting
+	ledger      Ledger
+	flowRuns    FlowRuns
 	// workPools are those of this installation.
 	workPools []string
 	now       func() time.Time
@@ -77,9 +87,9 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, flowRunID))
 		return d.launcher.Dispatch(ctx, holder, flowRunID, m.PublishTime)
 	}
-	wake := func(workPool, deploymentID string) error {
-		telemetry.Add(ctx, slog.String("work_pool", workPool), slog.String("deployment_id", deploymentID))
-		return d.wake(ctx, holder, workPool, deploymentID, m.PublishTime)
+	wake := func(w message.Wake) error {
+		telemetry.Add(ctx, slog.String("work_pool", w.WorkPool), slog.String("deployment_id", w.DeploymentID))
+		return d.launcher.Wake(ctx, holder, w)
 	}
 	switch r := decoded.(type) {
 	case message.RunRequest:
@@ -87,72 +97,54 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 	case message.Dispatch:
 		return dispatch(r.FlowRunID)
 	case message.Wake:
-		return wake(r.WorkPool, r.DeploymentID)
+		return wake(r)
 	case message.PrefectEvent:
 		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID), slog.String("state_type", r.StateType))
 		state := flowrun.StateType(r.StateType)
 		switch {
+		case r.StateName == prefect.AwaitingSlot:
+			telemetry.Add(ctx, slog.String("ignored", "it waits for a slot of its deployment, and is launched when one comes free"))
+			return nil
 		case state == flowrun.StateScheduled, state == flowrun.StateCancelling:
 			return dispatch(r.FlowRunID)
 		case state.Terminal():
-			workPool, err := d.freed(ctx, r)
-			if err != nil || workPool == "" {
+			w, err := d.freed(ctx, r)
+			if err != nil || w == (message.Wake{}) {
 				return err
 			}
-			return wake(workPool, "")
+			return wake(w)
 		}
 		telemetry.Add(ctx, slog.String("ignored", "nothing follows from an event of this state type"))
 	}
 	return nil
 }
 
-// freed returns the work pool of which a slot came free when a flow run ended; empty where
-// nothing of ours waits for one. It costs no call while no pool of ours has a limit.
-func (d *Dispatcher) freed(ctx context.Context, e message.PrefectEvent) (workPool string, err error) {
-	var limited []string
-	for _, pool := range d.workPools {
-		is, err := d.waiting.LimitedLately(ctx, pool)
+// freed returns what has to be woken now that a flow run ended: nothing where nobody waits
+// for its slot. The event of a server of 3.x tells where the slot is, the ledger where
+// the flow run is ours; only for the others is Prefect asked.
+func (d *Dispatcher) freed(ctx context.Context, e message.PrefectEvent) (message.Wake, error) {
+	workPool, deploymentID := e.WorkPool, e.DeploymentID
+	if workPool == "" {
+		rec, err := d.ledger.Get(ctx, e.FlowRunID)
 		if err != nil {
-			return "", err
+			return message.Wake{}, err
 		}
-		if is {
-			limited = append(limited, pool)
+		workPool, deploymentID = rec.WorkPool, rec.DeploymentID
+	}
+	if workPool == "" {
+		fr, err := d.flowRuns.FlowRun(ctx, e.FlowRunID)
+		if err != nil {
+			if flowrun.FaultOf(err) == flowrun.NotFound {
+				err = nil // deleted; the sweep looks for who waits
+			}
+			return message.Wake{}, err
 		}
+		workPool, deploymentID = fr.WorkPoolName, fr.DeploymentID
 	}
-	if e.WorkPool != "" || len(limited) == 0 {
-		if slices.Contains(limited, e.WorkPool) {
-			return e.WorkPool, nil
-		}
-		return "", nil
+	if !slices.Contains(d.workPools, workPool) {
+		return message.Wake{}, nil
 	}
-	// The portable template cannot tell the work pool.
-	ended, err := d.waiting.FlowRuns(ctx, prefect.Filter{IDs: []string{e.FlowRunID}, WorkPools: limited})
-	if err != nil || len(ended) == 0 {
-		return "", err
-	}
-	return ended[0].WorkPoolName, nil
-}
-
-// wake takes what waits for a slot of the work pool, and the oldest that waits for one of
-// the deployment.
-func (d *Dispatcher) wake(ctx context.Context, holder, workPool, deploymentID string, published time.Time) error {
-	var errs []error
-	if workPool != "" {
-		errs = append(errs, d.launcher.Wake(ctx, holder, workPool))
-	}
-	if deploymentID != "" {
-		waiting, err := d.waiting.FlowRuns(ctx, prefect.Filter{
-			WorkPools: d.workPools, DeploymentIDs: []string{deploymentID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
-			ScheduledBefore: d.now(), Limit: 1,
-		})
-		errs = append(errs, err)
-		for _, fr := range waiting {
-			// Not under the line's own key: an event's line is about the flow run that ended.
-			telemetry.Add(ctx, slog.String("woken_flow_run_id", fr.ID))
-			errs = append(errs, d.launcher.Dispatch(ctx, holder, fr.ID, published))
-		}
-	}
-	return errors.Join(errs...)
+	return d.waiting.Waiting(ctx, workPool, deploymentID)
 }
 
 // request creates the flow run that is asked for, once for each message or key, and dispatches it.

@@ -20,6 +20,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/install"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
+	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/telemetry"
 )
@@ -205,12 +206,13 @@ func TestEventsByStateType(t *testing.T) {
 	event := func(state string) string {
 		return fmt.Sprintf(`{"event":"prefect.flow-run.X","flow_run":"prefect.flow-run.RUN","state_type":%q,"state_name":"X"}`, state)
 	}
-	const told = `{"event":"prefect.flow-run.X","flow_run":"prefect.flow-run.` + someID + `","state_type":"COMPLETED","work_pool":%q}`
+	const told = `{"event":"prefect.flow-run.X","flow_run":"prefect.flow-run.` + someID + `","state_type":"COMPLETED","work_pool":%q,"deployment_id":"QUEUED"}`
 	for rule, tt := range map[string]struct {
 		data       string
 		deployment string // of the flow run RUN
+		launched   string // the work pool of it that the ledger knows
 		dispatched bool
-		woken      []string
+		woken      message.Wake
 	}{
 		"SCHEDULED is dispatched":                             {data: event("SCHEDULED"), deployment: "prod", dispatched: true},
 		"CANCELLING is dispatched: the launcher stops it":     {data: event("CANCELLING"), deployment: "prod", dispatched: true},
@@ -219,26 +221,37 @@ func TestEventsByStateType(t *testing.T) {
 		"PAUSED is nothing to us":                             {data: event("PAUSED"), deployment: "capped"},
 		"an event without a state is nothing to us":           {data: event(""), deployment: "capped"},
 		"a type to come is nothing to us":                     {data: event("DREAMING"), deployment: "capped"},
-		"COMPLETED frees a slot":                              {data: event("COMPLETED"), deployment: "capped", woken: []string{"capped"}},
-		"FAILED frees a slot":                                 {data: event("FAILED"), deployment: "capped", woken: []string{"capped"}},
-		"CRASHED frees a slot":                                {data: event("CRASHED"), deployment: "capped", woken: []string{"capped"}},
-		"CANCELLED frees a slot":                              {data: event("CANCELLED"), deployment: "capped", woken: []string{"capped"}},
-		"nobody waits for a slot of a pool without limit":     {data: event("COMPLETED"), deployment: "prod"},
+		"COMPLETED frees a slot":                              {data: event("COMPLETED"), deployment: "capped", woken: message.Wake{WorkPool: "capped"}},
+		"FAILED frees a slot":                                 {data: event("FAILED"), deployment: "capped", woken: message.Wake{WorkPool: "capped"}},
+		"CRASHED frees a slot":                                {data: event("CRASHED"), deployment: "capped", woken: message.Wake{WorkPool: "capped"}},
+		"CANCELLED frees a slot":                              {data: event("CANCELLED"), deployment: "capped", woken: message.Wake{WorkPool: "capped"}},
+		"nobody waits for this slot":                          {data: event("COMPLETED"), deployment: "prod"},
+		"others wait for a slot of the deployment":            {data: event("COMPLETED"), deployment: "queued", woken: message.Wake{DeploymentID: "queued"}},
+		"an event that names the deployment needs no reading": {data: fmt.Sprintf(told, "etl"), woken: message.Wake{DeploymentID: "queued"}},
+		"the ledger tells where a slot is":                    {data: event("COMPLETED"), launched: "capped", woken: message.Wake{WorkPool: "capped"}},
+		"who waits for a slot of the deployment is not dispatched": {
+			data: `{"event":"x","flow_run":"RUN","state_type":"SCHEDULED","state_name":"AwaitingConcurrencySlot"}`, deployment: "queued",
+		},
 		"a slot of somebody else's pool is nothing to us":     {data: event("COMPLETED"), deployment: "foreign"},
-		"an event that names the pool needs no reading":       {data: fmt.Sprintf(told, "capped"), deployment: "prod", woken: []string{"capped"}},
+		"an event that names the pool needs no reading":       {data: fmt.Sprintf(told, "capped"), woken: message.Wake{WorkPool: "capped", DeploymentID: "queued"}},
 		"an event of somebody else's pool is nothing to us":   {data: fmt.Sprintf(told, "somebody-elses"), deployment: "prod"},
 		"a dispatch is dispatched":                            {data: `{"flow_run_id":"RUN"}`, deployment: "prod", dispatched: true},
-		"a wake of a pool wakes it":                           {data: `{"work_pool":"etl"}`, deployment: "prod", woken: []string{"etl"}},
+		"a wake of a pool wakes it":                           {data: `{"work_pool":"etl"}`, deployment: "prod", woken: message.Wake{WorkPool: "etl"}},
 		"the end of a flow run that was deleted frees nobody": {data: event("COMPLETED")},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			in := start(t)
 			id := someID
 			if tt.deployment != "" {
-				later := time.Now().Add(time.Hour) // so that no wake of the deployment takes it
-				id = in.create(t, tt.deployment, &later).ID
+				id = in.create(t, tt.deployment, nil).ID
 			}
-			m := delivered(strings.ReplaceAll(tt.data, "RUN\"", id+"\""))
+			if tt.launched != "" {
+				_, err := in.ledger.Update(t.Context(), id, func(r flowrun.Record) (flowrun.Record, error) { r.WorkPool = tt.launched; return r, nil })
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			m := delivered(strings.NewReplacer(`RUN"`, id+`"`, "QUEUED", in.ids["queued"]).Replace(tt.data))
 			if err := in.Handle(t.Context(), m); err != nil {
 				t.Fatal(err)
 			}
@@ -246,32 +259,21 @@ func TestEventsByStateType(t *testing.T) {
 			if tt.dispatched {
 				dispatched = []string{id}
 			}
-			if diff := cmp.Diff([][]string{dispatched, tt.woken}, [][]string{in.launcher.dispatched, in.launcher.woken}); diff != "" {
-				t.Errorf("dispatched and woken (-want +got):\n%s", diff)
+			if diff := cmp.Diff(dispatched, in.launcher.dispatched); diff != "" {
+				t.Errorf("dispatched (-want +got):\n%s", diff)
+			}
+			var woken []message.Wake
+			if w := tt.woken; w != (message.Wake{}) {
+				w.DeploymentID = in.ids[w.DeploymentID]
+				woken = append(woken, w)
+			}
+			if diff := cmp.Diff(woken, in.launcher.woken); diff != "" {
+				t.Errorf("woken (-want +got):\n%s", diff)
 			}
 			if len(dispatched) > 0 && !in.launcher.published.Equal(m.PublishTime) {
 				t.Errorf("dispatched as published at %s, want %s", in.launcher.published, m.PublishTime)
 			}
 		})
-	}
-}
-
-func TestAWakeOfADeploymentTakesTheOldestThatIsDue(t *testing.T) {
-	in := start(t)
-	in.now = func() time.Time { return time.Now().Add(time.Second) }
-	at := func(d time.Duration) *time.Time { due := time.Now().Add(d); return &due }
-	in.create(t, "prod", at(-time.Minute))
-	oldest := in.create(t, "prod", at(-time.Hour))
-	in.create(t, "prod", at(time.Hour))
-	in.create(t, "capped", at(-2*time.Hour)) // of another deployment
-	in.create(t, "foreign", at(-3*time.Hour))
-	for _, deployment := range []string{"prod", "foreign"} {
-		if err := in.Handle(t.Context(), delivered(`{"deployment_id":"`+in.ids[deployment]+`"}`)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if diff := cmp.Diff([]string{oldest.ID}, in.launcher.dispatched); diff != "" {
-		t.Errorf("dispatched (-want +got):\n%s", diff)
 	}
 }
 

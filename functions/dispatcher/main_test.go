@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,6 +13,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pushpool/pushpool/shared/delivery"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/followup"
+	"github.com/pushpool/pushpool/shared/ledger"
+	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 )
@@ -24,7 +29,7 @@ func TestMain(m *testing.M) {
 // launcher keeps what it was asked to do.
 type launcher struct {
 	dispatched []string
-	woken      []string
+	woken      []message.Wake
 	published  time.Time
 	holders    map[string]bool
 	fail, wake error
@@ -36,8 +41,8 @@ func (l *launcher) Dispatch(_ context.Context, holder, flowRunID string, publish
 	return l.fail
 }
 
-func (l *launcher) Wake(_ context.Context, holder, workPool string) error {
-	l.woken = append(l.woken, workPool)
+func (l *launcher) Wake(_ context.Context, holder string, w message.Wake) error {
+	l.woken = append(l.woken, w)
 	l.note(holder)
 	return l.wake
 }
@@ -49,11 +54,13 @@ func (l *launcher) note(holder string) {
 	l.holders[holder] = true
 }
 
-// installation is a dispatcher of the pools etl and capped (which has a limit), at a server
-// with the deployments flow/prod and flow/capped, and flow/foreign in a pool of somebody else.
+// installation is a dispatcher of the pools etl and capped, at a server with the deployments
+// flow/prod, flow/queued and flow/capped, and flow/foreign in a pool of somebody else. The
+// ledger knows that flow runs wait for a slot of the pool capped, and of flow/queued.
 type installation struct {
 	*Dispatcher
 	launcher *launcher
+	ledger   *ledger.Memory
 	prefect  *prefect.Client
 	ids      map[string]string // of deployments
 	refuse   atomic.Int32      // the status with which Prefect answers each creation, if set
@@ -79,12 +86,16 @@ func start(t *testing.T) *installation {
 		t.Fatal(err)
 	}
 	in.prefect = c
-	in.Dispatcher = &Dispatcher{launcher: in.launcher, deployments: c, waiting: c, workPools: []string{"etl", "capped"}, now: time.Now}
+	in.ledger = ledger.NewMemory()
+	in.Dispatcher = &Dispatcher{
+		launcher: in.launcher, deployments: c, waiting: followup.New(nil, nil, in.ledger, time.Now), ledger: in.ledger, flowRuns: c,
+		workPools: []string{"etl", "capped"}, now: time.Now,
+	}
 	flow, err := c.CreateFlow(t.Context(), "flow")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, pool := range map[string]string{"prod": "etl", "capped": "capped", "foreign": "somebody-elses"} {
+	for name, pool := range map[string]string{"prod": "etl", "queued": "etl", "capped": "capped", "foreign": "somebody-elses"} {
 		if err := c.CreateWorkPool(t.Context(), pool, "cloud-run-v2", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +105,11 @@ func start(t *testing.T) *installation {
 		}
 		in.ids[name] = d.ID
 	}
-	call(t, server, http.MethodPatch, "/work_pools/capped", `{"concurrency_limit":1}`)
+	_, err = in.ledger.UpdatePool(t.Context(), "capped", func(p flowrun.Pool) (flowrun.Pool, error) { p.Waits = true; return p, nil })
+	_, err2 := in.ledger.UpdateDeployment(t.Context(), in.ids["queued"], func(d flowrun.Deployment) (flowrun.Deployment, error) { d.Waits = true; return d, nil })
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
 	call(t, server, http.MethodPatch, "/deployments/"+in.ids["prod"], `{
 		"parameter_openapi_schema":{"type":"object","properties":{"day":{"type":"string"}}},"enforce_parameter_schema":true}`)
 	return in

@@ -20,6 +20,7 @@ import (
 type command struct {
 	Request        requestCommand        `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
 	Explain        explainCommand        `cmd:"" help:"Say where a flow run stands and why, and what happens next."`
+	Render         renderCommand         `cmd:"" help:"Print the Cloud Run job that would be created for a flow run of a deployment."`
 	Connect        connectCommand        `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
 	DeadLetters    deadLettersCommand    `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
 	Drain          drainCommand          `cmd:"" help:"Bring the installation to rest: nothing starts, what is under way ends, its jobs are deleted."`
@@ -28,6 +29,7 @@ type command struct {
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
+	Sweep sweepCommand `cmd:"" help:"Show what differs between Prefect, Cloud Run and the ledger, and what the reconciler would do about it."`
 	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
 
 	ReadEvent readEventCommand `cmd:"" help:"Print as JSON what the finalizer reads in an audit log entry of an execution's end."`

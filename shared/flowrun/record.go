@@ -76,7 +76,7 @@ type Launch struct {
 	JobName       string `firestore:"jobName"`
 	ExecutionName string `firestore:"executionName"`
 
-	// Outcome and Reason are the verdict; Report is what Prefect is to be told of it, nil if nothing.
+	// Outcome and Reason are the verdict, of an abandoned launch the one it will have, or why; Report is what Prefect is to be told of it, nil if nothing.
 	Outcome    OutcomeKind `firestore:"outcome"`
 	Reason     string      `firestore:"reason"`
 	Report     *Report     `firestore:"report"`
@@ -108,6 +108,10 @@ func (l Launch) Unreported() bool {
 	return (l.Status == StatusFinished || l.Status == StatusRejected) && l.ReportedAt.IsZero()
 }
 
+// Open reports whether something is left to be done about the launch: it is not over, or
+// its verdict was not carried to its end.
+func (l Launch) Open() bool { return !l.Status.Over() || l.Unreported() }
+
 // Record is what the ledger holds of one flow run. Its embedded Launch is the current
 // one, or the candidate until Prefect accepted its PENDING.
 type Record struct {
@@ -123,6 +127,9 @@ type Record struct {
 
 	// Previous holds the last launches before this one, newest first, at most maxPrevious.
 	Previous []Launch `firestore:"previous"`
+	// ForeignStateID is the state in which the flow run was found to be somebody else's: as
+	// long as it has that one, nobody has to ask Prefect again.
+	ForeignStateID string `firestore:"foreignStateID"`
 	// ExpireAt is when the ledger may forget the flow run; zero while a launch is not reported.
 	ExpireAt time.Time `firestore:"expireAt,omitempty"`
 }
@@ -143,66 +150,7 @@ func (r Record) Leased(holder string, now time.Time) bool {
 // Pool is the state of a work pool that has to survive an instance.
 type Pool struct {
 	Name string `firestore:"name"`
-	// The admission lease: who holds it alone asks Prefect which flow runs may start.
-	LeaseHolder string    `firestore:"leaseHolder"`
-	LeaseUntil  time.Time `firestore:"leaseUntil"`
-	// Again is set by whoever came while the lease was held: the holder has to ask again.
-	Again bool `firestore:"again"`
-	// The sweep's lease: one sweep of a pool at a time.
-	SweepHolder string    `firestore:"sweepHolder"`
-	SweepUntil  time.Time `firestore:"sweepUntil"`
+	Gate
 	// HeartbeatAt is when Prefect was last told that the pool is served.
 	HeartbeatAt time.Time `firestore:"heartbeatAt"`
-}
-
-// Sweep takes the sweep's lease for holder until the given time. granted is false while
-// somebody else holds it.
-func (p Pool) Sweep(holder string, until, now time.Time) (pool Pool, granted bool) {
-	if p.SweepHolder != "" && p.SweepHolder != holder && now.Before(p.SweepUntil) {
-		return p, false
-	}
-	p.SweepHolder, p.SweepUntil = holder, until
-	return p, true
-}
-
-// Swept gives the sweep's lease back, if holder still has it.
-func (p Pool) Swept(holder string) Pool {
-	if p.SweepHolder == holder {
-		p.SweepHolder, p.SweepUntil = "", time.Time{}
-	}
-	return p
-}
-
-// Admit takes the admission lease for holder until the given time, or, where somebody
-// else holds it, asks that holder to look again. granted tells which.
-func (p Pool) Admit(holder string, until, now time.Time) (pool Pool, granted bool) {
-	if p.LeaseHolder != "" && p.LeaseHolder != holder && now.Before(p.LeaseUntil) {
-		p.Again = true
-		return p, false
-	}
-	p.LeaseHolder, p.LeaseUntil, p.Again = holder, until, false
-	return p, true
-}
-
-// Leave gives the admission lease back, unless somebody asked to look again meanwhile: then
-// it stays with holder, and left is false. Whoever lost the lease has left.
-func (p Pool) Leave(holder string) (pool Pool, left bool) {
-	if p.LeaseHolder != holder {
-		return p, true
-	}
-	if p.Again {
-		p.Again = false
-		return p, false
-	}
-	p.LeaseHolder, p.LeaseUntil = "", time.Time{}
-	return p, true
-}
-
-// Release gives the admission lease back whatever was asked meanwhile, for a holder that
-// cannot go on and has somebody else ask again. Whoever lost the lease changes nothing.
-func (p Pool) Release(holder string) Pool {
-	if p.LeaseHolder == holder {
-		p.LeaseHolder, p.LeaseUntil, p.Again = "", time.Time{}, false
-	}
-	return p
 }

@@ -7,14 +7,15 @@ import (
 	"time"
 )
 
-// RetryKind is a budget for launching a flow run again: what it is called in configuration.
-type RetryKind string
+// RetryKind is a budget for launching a flow run again: what it is called in configuration. It
+// is no type of its own because Firestore's client takes maps with plain strings for keys only.
+type RetryKind = string
 
 // The budgets. What is of none is never tried again: somebody wanted it so, or it would end
 // the same way.
 const (
 	RetryPlatform    RetryKind = "platform"      // Cloud Run failed and names no reason
-	RetryStart       RetryKind = "start"         // image, secret or permission kept it from starting
+	RetryStart       RetryKind = "start"         // image, secret, permission or the start deadline kept it from starting
 	RetryOutOfMemory RetryKind = "out_of_memory" // with twice the memory
 	RetryExitCode    RetryKind = "exit_code"
 	RetrySignal      RetryKind = "signal"
@@ -30,7 +31,7 @@ const MaxRetries = 10
 // Retry returns the budget that an end of this kind uses; "" where there is none.
 func (k OutcomeKind) Retry() RetryKind {
 	switch k {
-	case Image, Secret, Permission:
+	case Image, Secret, Permission, NotStarted:
 		return RetryStart
 	case Platform, OutOfMemory, ExitCode, Signal, TimedOut:
 		return RetryKind(k)
@@ -54,7 +55,7 @@ func (r Retries) With(object any) (budget map[RetryKind]int, ok bool) {
 	budget = map[RetryKind]int{}
 	for _, k := range RetryKinds {
 		budget[k] = r.Budget[k]
-		v, is := given[string(k)]
+		v, is := given[k]
 		if !is {
 			continue
 		}
@@ -65,7 +66,7 @@ func (r Retries) With(object any) (budget map[RetryKind]int, ok bool) {
 		budget[k] = n
 	}
 	for k := range given {
-		if _, known := budget[RetryKind(k)]; !known {
+		if _, known := budget[k]; !known {
 			return nil, false
 		}
 	}
@@ -121,7 +122,7 @@ func (r Retries) Next(o Outcome, started bool, used map[RetryKind]int) (n int, w
 // RetryID is the transition_id of the SCHEDULED state that a retry proposes: as with a
 // LaunchID, Prefect's history says by itself which retries were made, and of which kind.
 func RetryID(install, flowRunID string, k RetryKind, n int) string {
-	return uuid5(install, flowRunID, "retry", string(k), strconv.Itoa(n))
+	return uuid5(install, flowRunID, "retry", k, strconv.Itoa(n))
 }
 
 // UsedRetries counts, by the transition ids of a flow run's SCHEDULED states, which retries

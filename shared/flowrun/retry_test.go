@@ -59,7 +59,7 @@ func TestBudgetsAreReadFromWhatTheyAreWrittenAs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := flowrun.Retries{Budget: map[flowrun.RetryKind]int{}, Started: rapid.Bool().Draw(t, "started")}
 		for _, k := range flowrun.RetryKinds {
-			r.Budget[k] = rapid.IntRange(0, flowrun.MaxRetries).Draw(t, string(k))
+			r.Budget[k] = rapid.IntRange(0, flowrun.MaxRetries).Draw(t, k)
 		}
 		if diff := cmp.Diff(&r, flowrun.ParseRetries(r.String())); diff != "" {
 			t.Fatal(diff)

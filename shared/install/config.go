@@ -101,10 +101,6 @@ type Core struct {
 
 	CloudRunEmulator string `env:"CLOUD_RUN_EMULATOR_HOST" expect:"host:port of a Cloud Run emulator"`
 	TasksEmulator    string `env:"CLOUD_TASKS_EMULATOR_HOST" expect:"host:port of a Cloud Tasks emulator"`
-
-	// LogReads copy a container's last lines to its flow run's log, where that ended badly.
-	LogReads        int    `env:"LOG_READS_PER_MINUTE" envDefault:"10" expect:"how often an instance may read Cloud Logging in a minute, of the project's 60 that people share; 0: never"`
-	LoggingEmulator string `env:"CLOUD_LOGGING_EMULATOR_HOST" expect:"host:port of a Cloud Logging emulator"`
 }
 
 // Prefect says which Prefect API the functions call.
@@ -145,6 +141,9 @@ type Deadlines struct {
 	ReportGrace time.Duration `env:"REPORT_GRACE" envDefault:"30s" expect:"a duration such as 30s"`
 	// GoneAfter is how long an execution has to be missing before it counts as gone.
 	GoneAfter time.Duration `env:"GONE_AFTER" envDefault:"30s" expect:"a duration such as 30s"`
+	// StartDeadline is how long a launch may take to get its flow run to RUNNING. The first
+	// start of a large image takes minutes, and so may a flow's pull steps.
+	StartDeadline time.Duration `env:"START_DEADLINE" envDefault:"15m" expect:"a duration of 1m or more, such as 15m"`
 }
 
 // Retrying says how often flow runs are launched again for how their executions end, where
@@ -195,6 +194,9 @@ func (d Deadlines) Validate() error {
 	if d.Lease < 45*time.Second {
 		errs = append(errs, Invalid[Deadlines]("LEASE", d.Lease.String()))
 	}
+	if d.StartDeadline < time.Minute {
+		errs = append(errs, Invalid[Deadlines]("START_DEADLINE", d.StartDeadline.String()))
+	}
 	if d.LookAhead <= 0 {
 		errs = append(errs, Invalid[Deadlines]("LOOK_AHEAD", d.LookAhead.String()))
 	}
@@ -229,9 +231,6 @@ func (c Core) Validate() error {
 	}
 	if c.TasksServiceAccount == "" && c.TasksEmulator == "" {
 		errs = append(errs, Invalid[Core]("TASKS_SERVICE_ACCOUNT", "not set"))
-	}
-	if c.LogReads < 0 || c.LogReads > 60 {
-		errs = append(errs, Invalid[Core]("LOG_READS_PER_MINUTE", fmt.Sprint(c.LogReads)))
 	}
 	if c.Ledger != "firestore" && c.Ledger != "memory" {
 		errs = append(errs, Invalid[Core]("LEDGER", fmt.Sprintf("%q", c.Ledger)))

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
-	"github.com/pushpool/pushpool/shared/containerlog"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/followup"
 	"github.com/pushpool/pushpool/shared/ledger"
@@ -115,6 +114,8 @@ type Clients struct {
 	Settler  *settle.Settler
 	// Budget is Cloud Run's quotas, kept by all functions and instances together.
 	Budget *quota.Budget
+	// SettleConfig is what Settler was made with.
+	SettleConfig settle.Config
 }
 
 // NewClients makes the clients of an installation.
@@ -145,21 +146,16 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	clients.Messages = followup.New(
 		NewTopic(s, common, common.FlowRuns),
 		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
-		clients.Prefect,
+		clients.Ledger, time.Now,
 	)
-	var lines settle.Lines
-	if c.LogReads > 0 && (c.LoggingEmulator != "" || c.CloudRunEmulator == "") { // an emulator's lines are not in Cloud Logging
-		if lines, err = containerlog.New(ctx, c.LogReads, s.google(c.LoggingEmulator)...); err != nil {
-			return clients, err
-		}
-	}
-	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
+	clients.SettleConfig = settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
-		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(),
-		Lines: lines, Logs: clients.Prefect, Now: time.Now, Random: s.Random,
-	})
+		StartDeadline: c.StartDeadline,
+		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Now: time.Now, Random: s.Random,
+	}
+	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, clients.SettleConfig)
 	return clients, nil
 }
 

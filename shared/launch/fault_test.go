@@ -82,6 +82,28 @@ func TestAnInterruptedLaunchIsFinishedByTheNextDelivery(t *testing.T) {
 	}
 }
 
+// TestAJobThatWasMadeIsNotMadeAgain holds that one launch has one execution where the ledger is
+// lost and somebody deleted the job: the flow run tells that there was one.
+func TestAJobThatWasMadeIsNotMadeAgain(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.must(r.dispatch(fr.ID))
+	name, err := cloudrun.ParseExecutionName(r.record(fr.ID).ExecutionName)
+	r.must(err)
+	r.must(r.cloudRun.DeleteJob(t.Context(), name.JobName()))
+	for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); {
+		_, err = r.cloudRun.Job(t.Context(), name.JobName()) // until its process is gone
+	}
+	r.ledger.lose()
+	for range 3 {
+		r.must(r.dispatch(fr.ID))
+		r.later(time.Minute)
+	}
+	if got, x := r.state(fr.ID), r.executions(fr.ID); got != "CRASHED/Crashed" || len(x) != 1 {
+		t.Errorf("%s with %d executions, want CRASHED with the one that was deleted", got, len(x))
+	}
+}
+
 // TestARefusalIsNotTheEndOfALaunchThatWasMade holds that a flow run is neither put back nor
 // crashed, and so executed beside or without its flow run, when an earlier try made the job and
 // only its answer was lost.

@@ -2,11 +2,14 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
@@ -21,15 +24,21 @@ type FlowRuns interface {
 	FlowRun(ctx context.Context, id string) (prefect.FlowRun, error)
 	SetState(ctx context.Context, flowRunID string, p prefect.Proposal) (prefect.Answer, error)
 	UpdateFlowRun(ctx context.Context, id string, fields map[string]any) error
-	ScheduledFlowRuns(ctx context.Context, pool string, before time.Time, limit int) ([]prefect.FlowRun, error)
 }
 
 // Catalog is what launching asks of Prefect about what a flow run was made from.
 type Catalog interface {
 	WorkPool(ctx context.Context, name string) (prefect.WorkPool, error)
-	Limited(ctx context.Context, pool string) (bool, error)
 	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
 	Flow(ctx context.Context, id string) (prefect.Flow, error)
+}
+
+// Waiting is what launching asks of Prefect about flow runs that wait for a slot.
+type Waiting interface {
+	Limited(ctx context.Context, pool string) (bool, error)
+	ScheduledFlowRuns(ctx context.Context, pool string, before time.Time, limit int) ([]prefect.FlowRun, error)
+	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
+	FreeSlots(ctx context.Context, pool string) (prefect.Slots, error)
 }
 
 // CloudRun is what launching asks of Cloud Run.
@@ -43,6 +52,7 @@ type Ledger interface {
 	Get(ctx context.Context, flowRunID string) (flowrun.Record, error)
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
+	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
 }
 
 // Config holds the limits of launching. Durations are settle.Config's where they have the same name.
@@ -79,6 +89,7 @@ type Config struct {
 // Launcher launches flow runs. It is safe for concurrent use.
 type Launcher struct {
 	flowRuns FlowRuns
+	queue    Waiting
 	catalog  Catalog
 	lookup   jobtemplate.Lookup
 	cloudRun CloudRun
@@ -93,7 +104,7 @@ type Launcher struct {
 }
 
 // New returns a launcher for the work pools named.
-func New(f FlowRuns, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger, s *settle.Settler, m settle.Messages,
+func New(f FlowRuns, w Waiting, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger, s *settle.Settler, m settle.Messages,
 	log *slog.Logger, pools []string, cfg Config,
 ) *Launcher {
 	if cfg.Random == nil {
@@ -104,7 +115,7 @@ func New(f FlowRuns, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger
 		ours[p] = true
 	}
 	return &Launcher{
-		flowRuns: f, catalog: c, lookup: lookup, cloudRun: cr, ledger: l, settler: s, messages: m,
+		flowRuns: f, queue: w, catalog: c, lookup: lookup, cloudRun: cr, ledger: l, settler: s, messages: m,
 		log: log, pools: ours, cfg: cfg,
 	}
 }
@@ -137,7 +148,8 @@ func (l *Launcher) Dispatch(ctx context.Context, holder, flowRunID string, publi
 // scheduled launches the flow run, if it is due and admitted.
 func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.FlowRun) error {
 	now := l.cfg.Now()
-	if at := due(fr); at.After(now) {
+	inLine := fr.StateName == prefect.AwaitingSlot && fr.DeploymentID != ""
+	if at := due(fr); at.After(now) && !inLine {
 		if at.Sub(now) > l.cfg.LookAhead {
 			return nil // the sweep will find it
 		}
@@ -148,20 +160,39 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 			return acknowledge(err)
 		}
 	}
-	limited, err := l.catalog.Limited(ctx, fr.WorkPoolName)
-	if err != nil {
+	limited, err := l.queue.Limited(ctx, fr.WorkPoolName)
+	switch {
+	case err != nil:
 		return err
+	case inLine:
+		return l.wakeDeployment(ctx, holder, fr.DeploymentID)
+	case limited:
+		return l.wakePool(ctx, holder, fr.WorkPoolName)
 	}
-	if limited {
-		return l.Wake(ctx, holder, fr.WorkPoolName)
+	err = acknowledge(l.claim(ctx, holder, fr, nil))
+	if errors.Is(err, errInLine) {
+		return l.wakeDeployment(ctx, holder, fr.DeploymentID)
 	}
-	return acknowledge(l.claim(ctx, holder, fr))
+	return err
 }
 
-// claim makes the flow run ours in ledger and Prefect, then launches it.
-func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun) error {
-	o := l.origin(ctx, fr)
-	defer o.stop()
+// claim makes the flow run ours in ledger and Prefect, then launches it. turn is its
+// deployment where the caller knows whose turn it is; without that, a flow run of a
+// deployment for whose slots others wait gets in line behind them. The error is errInLine
+// for one that waits for a slot.
+func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun, turn *prefect.Deployment) error {
+	o := l.origin(ctx, fr, turn)
+	defer func() { _ = o.wait() }()
+	var line errgroup.Group
+	waits := false
+	if turn == nil && fr.DeploymentID != "" {
+		line.Go(func() error {
+			d, err := l.deployment(ctx, fr.DeploymentID)
+			waits = d.Waits
+			return err
+		})
+	}
+	defer line.Wait() //nolint:errcheck // its error is returned below
 	if err := l.remember(ctx, holder, fr); err != nil {
 		return err
 	}
@@ -185,8 +216,13 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun)
 	if err != nil {
 		return err
 	}
-	err = l.propose(ctx, holder, rec, fr, o)
-	if err != nil {
+	if err = line.Wait(); err == nil && waits {
+		return cmp.Or(l.discard(ctx, holder, rec), errInLine)
+	}
+	if err == nil {
+		err = l.propose(ctx, holder, rec, fr, o)
+	}
+	if err != nil && !errors.Is(err, errInLine) {
 		settle.Release(ctx, l.ledger, l.log, holder, fr.ID, err, l.cfg.Now, l.cfg.CallTimeout)
 	}
 	return err
@@ -213,6 +249,7 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 	}
 	answer, err := l.flowRuns.SetState(ctx, fr.ID, prefect.Proposal{
 		Type: flowrun.StatePending, Name: "Pending", Message: "Claimed by pushpool.", TransitionID: string(rec.LaunchID),
+		ScheduledTime: l.startAt(fr),
 	})
 	switch {
 	case flowrun.FaultOf(err) == flowrun.NotFound && err != nil:
@@ -226,10 +263,33 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 			return err
 		}
 	}
-	// Refused: a deployment's limit (Prefect sets it SCHEDULED for later, which is an event),
-	// or somebody else was faster.
+	// Refused: a deployment's limit, or somebody else was faster.
 	telemetry.Note(ctx, l.log, fr.ID, "claimed in vain", slog.String("status", string(answer.Status)), slog.String("reason", answer.Reason))
-	return l.discard(ctx, holder, rec)
+	if err := l.discard(ctx, holder, rec); err != nil {
+		return err
+	}
+	if answer.State != nil && answer.State.Name == prefect.AwaitingSlot {
+		return errInLine
+	}
+	return nil
+}
+
+// deployment reads the deployment's state in the ledger.
+func (l *Launcher) deployment(ctx context.Context, id string) (flowrun.Deployment, error) {
+	d, err := l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) {
+		return d, flowrun.ErrDone // nothing is written
+	})
+	return d, acknowledge(err)
+}
+
+// startAt is when the flow may start, where that is not the time of the state before: who was
+// refused a slot and gets one sooner than Prefect thought would wait in its container else.
+func (l *Launcher) startAt(fr prefect.FlowRun) *time.Time {
+	now := l.cfg.Now()
+	if fr.StateName != prefect.AwaitingSlot || isDue(fr, now) {
+		return nil
+	}
+	return &now
 }
 
 // discard gives up a candidate that Prefect did not accept.

@@ -16,18 +16,16 @@ type origin struct {
 	flow       prefect.Flow
 	deployment *prefect.Deployment
 
-	reads  *errgroup.Group
-	cancel context.CancelFunc
+	reads errgroup.Group
 }
 
-// origin begins to read what the flow run was made from. The caller has to call stop.
-func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun) *origin {
-	o := &origin{}
-	ctx, o.cancel = context.WithCancel(ctx)
-	o.reads, ctx = errgroup.WithContext(ctx)
+// origin begins to read what the flow run was made from, but for its deployment where that
+// is given. The caller has to wait for it in any case: nothing goes on after the message's answer.
+func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun, d *prefect.Deployment) *origin {
+	o := &origin{deployment: d}
 	o.reads.Go(func() (err error) { o.pool, err = l.catalog.WorkPool(ctx, fr.WorkPoolName); return err })
 	o.reads.Go(func() (err error) { o.flow, err = l.catalog.Flow(ctx, fr.FlowID); return err })
-	if fr.DeploymentID != "" {
+	if fr.DeploymentID != "" && d == nil {
 		o.reads.Go(func() error {
 			d, err := l.catalog.Deployment(ctx, fr.DeploymentID)
 			if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {
@@ -40,11 +38,5 @@ func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun) *origin {
 	return o
 }
 
-// wait waits until all of it is read.
+// wait waits until all of it is read. It may be called again.
 func (o *origin) wait() error { return o.reads.Wait() }
-
-// stop ends the reads that are still under way: nothing goes on after the message's answer.
-func (o *origin) stop() {
-	o.cancel()
-	_ = o.reads.Wait()
-}

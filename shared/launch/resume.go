@@ -20,6 +20,10 @@ func (l *Launcher) resume(ctx context.Context, holder string, fr prefect.FlowRun
 	if err != nil || !c.Ours {
 		return err
 	}
+	if rec.ClaimedAt.IsZero() && settle.Made(fr, c.LaunchID) {
+		// The ledger was lost after the job was made: it may have ended, or been deleted, since.
+		return l.settler.Look(ctx, holder, fr.ID)
+	}
 	rec, err = l.apply(ctx, fr.ID, flowrun.Scheduled{
 		Lease: l.lease(holder), LaunchID: c.LaunchID, StateAt: c.ScheduledStateAt,
 		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: due(fr), Retried: c.Retried,
@@ -49,8 +53,8 @@ func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Reco
 		// It moved on meanwhile; the record stays as it is for whoever settles it.
 		return flowrun.ErrDone
 	}
-	o := l.origin(ctx, fr)
-	defer o.stop()
+	o := l.origin(ctx, fr, nil)
+	defer func() { _ = o.wait() }()
 	return l.launch(ctx, holder, rec, fr, o, true)
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/pushpool/pushpool/shared/launch"
 	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/lifecycle"
+	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 	"github.com/pushpool/pushpool/shared/settle"
@@ -42,7 +43,10 @@ type rig struct {
 	t        *testing.T
 	people   *prefect.Client // what people, flows and workers do
 	prefect  *prefect.Client // what the launcher does
-	flowRuns launch.FlowRuns // the launcher's, if it is not prefect itself
+	flowRuns interface {     // the launcher's, if it is not prefect itself
+		launch.FlowRuns
+		launch.Waiting
+	}
 	cloudRun *cloudrun.Client
 	emulator *cloudruntest.Server
 	ledger   *fallibleLedger
@@ -101,7 +105,7 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	for _, c := range change {
 		c(&cfg)
 	}
-	r.launcher = launch.New(r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
+	r.launcher = launch.New(r, r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
 	r.flowRuns = r.prefect
 	return r
 }
@@ -149,7 +153,9 @@ func (r *rig) holder() string         { return uuid.NewString() }
 func (r *rig) dispatch(id string) error {
 	return r.launcher.Dispatch(r.t.Context(), r.holder(), id, r.now())
 }
-func (r *rig) wake() error { return r.launcher.Wake(r.t.Context(), r.holder(), "etl") }
+func (r *rig) wake() error {
+	return r.launcher.Wake(r.t.Context(), r.holder(), message.Wake{WorkPool: "etl"})
+}
 func (r *rig) record(id string) flowrun.Record {
 	rec, err := r.ledger.Memory.Get(r.t.Context(), id)
 	r.must(err)
@@ -273,6 +279,18 @@ func (r *rig) ScheduledFlowRuns(ctx context.Context, pool string, before time.Ti
 	return r.flowRuns.ScheduledFlowRuns(ctx, pool, before, limit)
 }
 
+func (r *rig) FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error) {
+	return r.flowRuns.FlowRuns(ctx, f)
+}
+
+func (r *rig) FreeSlots(ctx context.Context, pool string) (prefect.Slots, error) {
+	return r.flowRuns.FreeSlots(ctx, pool)
+}
+
+func (r *rig) Limited(ctx context.Context, pool string) (bool, error) {
+	return r.flowRuns.Limited(ctx, pool)
+}
+
 func (r *rig) onPrefect(w http.ResponseWriter, req *http.Request, next http.Handler) {
 	r.mu.Lock()
 	fault := r.prefectFault
@@ -371,4 +389,4 @@ func (o *outbox) DispatchAt(_ context.Context, id string, at time.Time, cause st
 	return o.add(sent{FlowRunID: id, At: at, Cause: cause})
 }
 
-func (o *outbox) Freed(_ context.Context, pool string) error { return o.add(sent{Freed: pool}) }
+func (o *outbox) Freed(_ context.Context, pool, _ string) error { return o.add(sent{Freed: pool}) }

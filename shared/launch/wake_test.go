@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -82,7 +83,7 @@ func TestAPausedPoolLaunchesNothing(t *testing.T) {
 	if got := r.state(fr.ID); got != "SCHEDULED/Scheduled" || len(r.emulator.Executions()) != 0 {
 		t.Errorf("%s with %d executions, want it left alone", got, len(r.emulator.Executions()))
 	}
-	r.must(r.launcher.Wake(t.Context(), r.holder(), "another"))
+	r.must(r.launcher.Wake(t.Context(), r.holder(), message.Wake{WorkPool: "another"}))
 }
 
 // pool reads the work pool's state in the ledger.
@@ -136,7 +137,7 @@ func TestOneHandlerAsksForAllThatComeMeanwhile(t *testing.T) {
 			if diff := cmp.Diff(tt.sent, r.messages.take()); diff != "" {
 				t.Error(diff)
 			}
-			if diff := cmp.Diff(flowrun.Pool{Name: "etl"}, r.pool()); diff != "" {
+			if diff := cmp.Diff(flowrun.Pool{Name: "etl", Gate: flowrun.Gate{Waits: true}}, r.pool()); diff != "" {
 				t.Errorf("the admission was not given back: %s", diff)
 			}
 		})
@@ -149,8 +150,8 @@ func (r *rig) come(really bool) error {
 		return nil
 	}
 	_, err := r.ledger.UpdatePool(r.t.Context(), "etl", func(p flowrun.Pool) (flowrun.Pool, error) {
-		p, granted := p.Admit("other", r.now().Add(lease), r.now())
-		if granted {
+		gate, granted := p.Admit("other", r.now().Add(lease), r.now())
+		if p.Gate = gate; granted {
 			return p, errors.New("the pool was not held")
 		}
 		return p, nil

@@ -1,12 +1,10 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
@@ -14,15 +12,20 @@ import (
 // Memory is a ledger in one process's memory: for tests and for one machine. It is lost
 // with the process, which the system survives.
 type Memory struct {
-	mu      sync.Mutex
-	records map[string]flowrun.Record
-	pools   map[string]flowrun.Pool
-	regions map[string]flowrun.Region
+	mu          sync.Mutex
+	records     map[string]flowrun.Record
+	pools       map[string]flowrun.Pool
+	regions     map[string]flowrun.Region
+	deployments map[string]flowrun.Deployment
+	sweep       flowrun.Sweep
 }
 
 // NewMemory returns an empty ledger.
 func NewMemory() *Memory {
-	return &Memory{records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{}, regions: map[string]flowrun.Region{}}
+	return &Memory{
+		records: map[string]flowrun.Record{}, pools: map[string]flowrun.Pool{},
+		regions: map[string]flowrun.Region{}, deployments: map[string]flowrun.Deployment{},
+	}
 }
 
 // Get implements Ledger.
@@ -48,19 +51,15 @@ func (m *Memory) Update(ctx context.Context, flowRunID string, change func(flowr
 	return after, nil
 }
 
-// Unreported implements Ledger.
-func (m *Memory) Unreported(_ context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
+// Open implements Ledger.
+func (m *Memory) Open(context.Context) ([]flowrun.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	found := slices.DeleteFunc(slices.Collect(maps.Values(m.records)), func(r flowrun.Record) bool {
-		return !r.Unreported() || !r.FinishedAt.Before(before)
-	})
-	slices.SortFunc(found, func(a, b flowrun.Record) int {
-		return cmp.Or(a.FinishedAt.Compare(b.FinishedAt), cmp.Compare(a.FlowRunID, b.FlowRunID))
-	})
-	found = found[:min(limit, len(found))]
-	for i, r := range found {
-		found[i] = clone(r)
+	var found []flowrun.Record
+	for _, r := range m.records {
+		if r.Open() {
+			found = append(found, clone(r))
+		}
 	}
 	return found, nil
 }
@@ -79,36 +78,51 @@ func (m *Memory) ByExecution(_ context.Context, name string) (flowrun.Record, bo
 
 // UpdatePool implements Ledger.
 func (m *Memory) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
-	if err := ctx.Err(); err != nil {
-		return flowrun.Pool{}, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	before := m.pools[name]
-	before.Name = name
-	after, err := change(before)
-	if err != nil {
-		return before, err
-	}
-	m.pools[name] = after
-	return after, nil
+	return updated(ctx, m, m.pools, name, func(p flowrun.Pool) flowrun.Pool { p.Name = name; return p }, change)
+}
+
+// UpdateDeployment implements Ledger.
+func (m *Memory) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
+	return updated(ctx, m, m.deployments, id, func(d flowrun.Deployment) flowrun.Deployment { d.ID = id; return d }, change)
 }
 
 // UpdateRegion implements Ledger.
 func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
+	return updated(ctx, m, m.regions, name, func(r flowrun.Region) flowrun.Region {
+		r.Name, r.Spans, r.Slots = name, slices.Clone(r.Spans), slices.Clone(r.Slots)
+		return r
+	}, change)
+}
+
+// updated changes one of the values. own names it, and copies what it points to.
+func updated[T any](ctx context.Context, m *Memory, in map[string]T, key string, own func(T) T, change func(T) (T, error)) (T, error) {
 	if err := ctx.Err(); err != nil {
-		return flowrun.Region{}, err
+		var none T
+		return none, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := m.regions[name]
-	before.Name, before.Spans, before.Slots = name, slices.Clone(before.Spans), slices.Clone(before.Slots)
+	before := own(in[key])
 	after, err := change(before)
 	if err != nil {
 		return before, err
 	}
-	after.Spans, after.Slots = slices.Clone(after.Spans), slices.Clone(after.Slots)
-	m.regions[name] = after
+	in[key] = own(after)
+	return after, nil
+}
+
+// UpdateSweep implements Ledger.
+func (m *Memory) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
+	if err := ctx.Err(); err != nil {
+		return flowrun.Sweep{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	after, err := change(m.sweep)
+	if err != nil {
+		return m.sweep, err
+	}
+	m.sweep = after
 	return after, nil
 }
 

@@ -85,7 +85,6 @@ type Client struct {
 
 	pools     *cache[WorkPool]
 	queues    *cache[[]WorkQueue]
-	limited   *cache[bool]
 	flows     *cache[Flow]
 	blocks    *cache[BlockDocument]
 	variables *cache[variable]
@@ -150,7 +149,7 @@ func New(cfg Config) (*Client, error) {
 		timeout: cfg.Timeout, onCall: cfg.OnCall, random: cfg.Random,
 		csrf:  csrf{client: uuid.NewString()},
 		pools: newCache[WorkPool](poolAge), queues: newCache[[]WorkQueue](poolAge), flows: newCache[Flow](flowAge),
-		blocks: newCache[BlockDocument](poolAge), variables: newCache[variable](poolAge), limited: newCache[bool](latelyAge),
+		blocks: newCache[BlockDocument](poolAge), variables: newCache[variable](poolAge),
 	}, nil
 }
 

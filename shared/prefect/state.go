@@ -15,6 +15,10 @@ import (
 // CRASHED, PAUSED or CANCELLING.
 type StateType = flowrun.StateType
 
+// AwaitingSlot is the name that Prefect gives the SCHEDULED state of a flow run that was
+// proposed as PENDING and found no slot of its deployment. Its time is 30 s ahead.
+const AwaitingSlot = "AwaitingConcurrencySlot"
+
 // State is one state of a flow run.
 type State struct {
 	ID        string       `json:"id"`
@@ -46,7 +50,8 @@ type Proposal struct {
 	// TransitionID, a UUID, makes the proposal recognisable: proposed again over the state that it
 	// made, it is answered with REJECT and that state.
 	TransitionID string
-	// ScheduledTime is for SCHEDULED; nil means now.
+	// ScheduledTime is for SCHEDULED; nil means now. For PENDING it is before when the flow does
+	// not start; nil means the time of the state before.
 	ScheduledTime *time.Time
 }
 

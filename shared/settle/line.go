@@ -38,7 +38,7 @@ func (s *Settler) finished(ctx context.Context, rec flowrun.Record, state flowru
 		slog.String("outcome", string(cmp.Or(l.Outcome, outcomeOf(l)))), slog.String("state_type", string(state)),
 	}
 	if l.Report != nil && l.Report.Retry.Number > 0 {
-		attrs = append(attrs, slog.String("retry", string(l.Report.Retry.Kind)), slog.Int("retry_number", l.Report.Retry.Number))
+		attrs = append(attrs, slog.String("retry", l.Report.Retry.Kind), slog.Int("retry_number", l.Report.Retry.Number))
 	}
 	for _, t := range []struct {
 		key string

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -69,6 +70,11 @@ func claim(install, flowRunID string, states []prefect.State) Claim {
 	return c
 }
 
+// Made reports whether the flow run itself tells that the launch's job was made.
+func Made(fr prefect.FlowRun, id flowrun.LaunchID) bool {
+	return strings.HasSuffix(fr.InfrastructurePID, "-"+id.Suffix())
+}
+
 // recovered is the launch as it can be known without the ledger.
 func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.Launch {
 	l := flowrun.Launch{
@@ -78,7 +84,7 @@ func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.L
 	if told != nil && told.LaunchID == c.LaunchID {
 		l.Project, l.Region = told.Execution.Project, told.Execution.Region
 		l.JobName, l.ExecutionName = told.Execution.Job, told.Execution.String()
-	} else if strings.HasSuffix(fr.InfrastructurePID, "-"+c.LaunchID.Suffix()) {
+	} else if Made(fr, c.LaunchID) {
 		l.JobName = fr.InfrastructurePID // the region is looked for
 	}
 	return l
@@ -89,6 +95,18 @@ type found struct {
 	missing   bool
 	execution *cloudrun.Execution // alive or ended
 	ended     *Ending
+	waiting   string // what a job that has not started its execution waits for, if Cloud Run says
+}
+
+// waits says what a launch that is alive waits for.
+func (f found) waits() string {
+	switch {
+	case f.execution != nil:
+		return fmt.Sprintf("its execution %s runs, and no flow in it reported to Prefect", f.execution.Name.Execution)
+	case f.waiting != "":
+		return "its job is not ready. Cloud Run says: " + f.waiting
+	}
+	return "its job is not ready, and Cloud Run does not say why"
 }
 
 // find looks for the launch's execution, in its region or, where that is unknown, in all.
@@ -170,7 +188,7 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 		}}, nil
 	}
 	if job.Reconciling {
-		return found{}, nil
+		return found{waiting: job.Waiting}, nil
 	}
 	return found{missing: true}, nil // a job that is ready and whose execution was deleted
 }

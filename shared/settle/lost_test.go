@@ -91,6 +91,7 @@ func TestGoneIsSeenTwice(t *testing.T) {
 	}{
 		"RUNNING":                     {flowrun.StateRunning, flowrun.StateCrashed, false},
 		"CANCELLING":                  {flowrun.StateCancelling, flowrun.StateCancelled, false},
+		"PENDING, the ledger lost":    {flowrun.StatePending, flowrun.StateCrashed, true}, // the flow run tells that its job was made
 		"RUNNING, the ledger lost":    {flowrun.StateRunning, flowrun.StateCrashed, true},
 		"CANCELLING, the ledger lost": {flowrun.StateCancelling, flowrun.StateCancelled, true},
 	} {

@@ -46,8 +46,8 @@ type Messages interface {
 	// DispatchAt asks to look at the flow run at a time; cause tells timers of the same
 	// time apart.
 	DispatchAt(ctx context.Context, flowRunID string, at time.Time, cause string) error
-	// Freed tells that a slot of the work pool came free.
-	Freed(ctx context.Context, workPool string) error
+	// Freed tells that a slot of the work pool and of the deployment came free; either may be empty.
+	Freed(ctx context.Context, workPool, deploymentID string) error
 }
 
 // Config holds the deadlines of settling.
@@ -66,6 +66,8 @@ type Config struct {
 	CancelGrace time.Duration
 	// GoneAfter is how long after the first look a missing execution has to be missing still.
 	GoneAfter time.Duration
+	// StartDeadline is how long a flow run may be PENDING before its launch is given up; 0: for ever.
+	StartDeadline time.Duration
 	// Retries are those of launches whose own are not known: the ledger was lost, and nothing
 	// of the launch is left that holds them.
 	Retries flowrun.Retries
@@ -73,10 +75,7 @@ type Config struct {
 	RetryDelay time.Duration
 	// RetryMemory is the most memory that a retry may have, in bytes.
 	RetryMemory int64
-	// Lines and Logs copy a container's last lines to the flow run's log; nil: they are not.
-	Lines Lines
-	Logs  FlowRunLogs
-	Now   func() time.Time
+	Now         func() time.Time
 	// Random spreads retries, from 0 up to 1; nil means rand.Float64.
 	Random func() float64
 }
@@ -128,7 +127,7 @@ func (s *Settler) Look(ctx context.Context, holder, flowRunID string) error {
 }
 
 func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *Ending) (err error) {
-	rec, err := s.apply(ctx, flowRunID, flowrun.Taken{Lease: flowrun.Lease{Holder: holder, Until: s.cfg.Now().Add(s.cfg.Lease)}})
+	rec, err := s.take(ctx, holder, flowRunID)
 	if err != nil {
 		return err
 	}
@@ -154,7 +153,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 			return err
 		}
 		if known && (told == nil || told.LaunchID == rec.LaunchID) {
-			return s.freed(ctx, fr.WorkPoolName)
+			return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 		}
 	}
 	if !known {
@@ -170,7 +169,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 		if fr.StateType == flowrun.StateCancelling && c.Ours {
 			return s.cancelled(ctx, fr)
 		}
-		return nil
+		return s.foreign(ctx, holder, rec, fr, c)
 	}
 	found, rec, err := s.find(ctx, holder, rec, fr.Name)
 	if err != nil {
@@ -189,6 +188,9 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim, e Ending) error {
 	v := view(fr)
 	v.Current = c.Ours && e.LaunchID == c.LaunchID
+	if rec.Status == flowrun.StatusAbandoned && rec.Outcome != "" && e.LaunchID == rec.LaunchID {
+		e.Outcome = flowrun.Outcome{Kind: rec.Outcome, Text: rec.Reason} // its end is our doing
+	}
 	now := s.cfg.Now()
 	endedAt := e.EndedAt
 	if endedAt.IsZero() {
@@ -215,19 +217,17 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 		return err
 	case report == nil:
 		s.finished(ctx, rec, fr.StateType)
-		defer s.tail(ctx, rec, e.Execution)
 	default:
 		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {
 			return err
 		}
-		defer s.tail(ctx, rec, e.Execution)
 	}
 	if next == flowrun.NextDispatch {
 		if err := s.messages.Dispatch(ctx, fr.ID); err != nil {
 			return err
 		}
 	}
-	return s.freed(ctx, fr.WorkPoolName)
+	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 }
 
 // cancelled ends a flow run that is CANCELLING after its last launch was over, while it
@@ -239,23 +239,22 @@ func (s *Settler) cancelled(ctx context.Context, fr prefect.FlowRun) error {
 	if err != nil {
 		return err
 	}
-	return s.freed(ctx, fr.WorkPoolName)
-}
-
-// freed tells that a slot came free in the work pool, if the flow run has one.
-func (s *Settler) freed(ctx context.Context, workPool string) error {
-	if workPool == "" {
-		return nil
-	}
-	return s.messages.Freed(ctx, workPool)
+	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 }
 
 // missing deals with a launch of which neither job nor execution is to be found.
 func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
 	now := s.cfg.Now()
-	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed {
-		// The launch was interrupted: resume it, which makes nothing that is there already.
-		return s.messages.Dispatch(ctx, rec.FlowRunID)
+	lost := rec.ClaimedAt.IsZero() // by the ledger, which follows Prefect since
+	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed && (!lost || !Made(fr, rec.LaunchID)) {
+		if !s.late(fr) {
+			// The launch was interrupted: resume it, which makes nothing that is there already.
+			return s.messages.Dispatch(ctx, rec.FlowRunID)
+		}
+		var err error
+		if rec, err = s.abandon(ctx, holder, rec, s.notStarted("no job could be created; the dispatcher's log lines tell why"), flowrun.NotStarted); err != nil {
+			return err
+		}
 	}
 	if rec.JobName == "" && c.Started && fr.StateType != flowrun.StateCancelling {
 		// The ledger was lost and Prefect was never told the job's name. Its end, which names
@@ -265,7 +264,7 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 		return nil
 	}
 	// Only a ledger that has seen the claim knows that nothing was tried.
-	attempted := rec.Region != "" || rec.ClaimedAt.IsZero()
+	attempted := rec.Region != "" || lost
 	if rec.MissingSince.IsZero() && attempted {
 		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Missing{Holder: holder})
 		if err != nil {
@@ -302,7 +301,16 @@ func (s *Settler) alive(ctx context.Context, holder string, rec flowrun.Record, 
 	case fr.StateType == flowrun.StateScheduled && fr.RetryType() == "in_process":
 		return nil // the container waits and tries again itself
 	case fr.StateType == flowrun.StateScheduled:
-		return s.stop(ctx, holder, rec, f, "the flow run is to be launched anew")
+		return s.stop(ctx, holder, rec, f, "the flow run is to be launched anew", "")
+	case fr.StateType == flowrun.StatePending && c.Ours && s.late(fr):
+		return s.stop(ctx, holder, rec, f, s.notStarted(f.waits()), flowrun.NotStarted)
+	case fr.StateType == flowrun.StateCrashed, fr.StateType == flowrun.StateCancelled:
+		// Never because it completed or failed: its container may be cleaning up.
+		if s.outlived(fr) {
+			return s.stop(ctx, holder, rec, f, "the flow run is "+string(fr.StateType), "")
+		}
+	case !fr.StateType.Terminal() && !c.Ours:
+		return s.stop(ctx, holder, rec, f, "somebody else launched the flow run", "")
 	}
 	return nil
 }
@@ -318,7 +326,7 @@ func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record,
 	if c.Started && f.execution != nil && f.execution.ListensForCancellation() && s.cfg.Now().Before(until) {
 		return s.messages.DispatchAt(ctx, rec.FlowRunID, until, "cancel")
 	}
-	err = s.stop(ctx, holder, rec, f, "the flow run was cancelled")
+	err = s.stop(ctx, holder, rec, f, "the flow run was cancelled", "")
 	if errors.Is(err, ErrWait) {
 		return nil // its end is an event, and the sweep looks too
 	}
@@ -326,9 +334,10 @@ func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record,
 }
 
 // stop abandons the launch and stops what it made. It returns ErrWait: the execution's end is still to come.
-func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f found, why string) error {
-	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Abandon{Holder: holder, Reason: why})
-	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+// outcome is the verdict where it is reached by that.
+func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f found, why string, outcome flowrun.OutcomeKind) error {
+	rec, err := s.abandon(ctx, holder, rec, why, outcome)
+	if err != nil {
 		return err
 	}
 	if f.execution != nil {
@@ -359,7 +368,7 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 			return err
 		}
 		if !f.missing && f.ended == nil {
-			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect"); !errors.Is(err, ErrWait) {
+			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect", ""); !errors.Is(err, ErrWait) {
 				return err
 			}
 			return nil

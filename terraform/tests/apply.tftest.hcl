@@ -41,6 +41,10 @@ variables {
   kms_key                   = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/key"
   vpc                       = { network = "default", subnetwork = "default" }
   flow_prefect_api_url      = "https://prefect.internal/api"
+  fast_start                = true
+  retries                   = { platform = 1 }
+  cloud_run_quota           = { writes_per_minute = 600, jobs = 5000 }
+  settings                  = { LOOK_AHEAD = "300s" }
   notification_channels     = ["projects/my-project/notificationChannels/1"]
   labels                    = { team = "data" }
 }

@@ -31,12 +31,15 @@ run "refused" {
     log_level                   = "ALL"
     alert_thresholds            = { crash_rate = 10 } # per cent
     start_slo                   = { goal = 99 }       # likewise
+    retries                     = { crashes = 1 }
+    cloud_run_quota             = { writes_per_minute = 1 }
+    settings                    = { PREFECT_API_KEY = "sentinel-key" } # a secret in clear
   }
 
   expect_failures = [
     var.project, var.region, var.name, var.work_pools, var.job_regions, var.prefect_api_url, var.prefect_api_key,
     var.prefect_auth_string_value, var.webhook_secrets_value, var.kms_key, var.prefect_requests_per_minute,
-    var.log_level, var.alert_thresholds, var.start_slo,
+    var.log_level, var.alert_thresholds, var.start_slo, var.retries, var.cloud_run_quota, var.settings,
   ]
 }
 

@@ -146,7 +146,8 @@ func (s *stack) final(ctx context.Context, id string) (prefect.FlowRun, error) {
 	return s.until(ctx, id, flowrun.StateType.Terminal)
 }
 
-// reaches waits until the flow run is in a state.
+// reaches waits until the flow run is in a state, which can come after its end: an engine that
+// is stopped says CRASHED, and whoever stopped it CANCELLED.
 func (s *stack) reaches(ctx context.Context, id string, state flowrun.StateType) error {
 	_, err := s.until(ctx, id, func(t flowrun.StateType) bool { return t == state })
 	return err
@@ -159,9 +160,6 @@ func (s *stack) until(ctx context.Context, id string, reached func(flowrun.State
 		fr, err := s.Prefect.FlowRun(ctx, id)
 		if err == nil && reached(fr.StateType) {
 			return fr, nil
-		}
-		if err == nil && fr.StateType.Terminal() {
-			return fr, fmt.Errorf("flow run %s ended %s: %s", id, fr.StateType, fr.State.Message)
 		}
 		select {
 		case <-ctx.Done():

@@ -31,7 +31,7 @@ func overhead(ctx context.Context, b *bench) error {
 	defer s.Close()
 	s.Functions.Stop() // the messages are this benchmark's own
 	emulator, err := cloudruntest.Start(cloudruntest.Options{
-		Run: func(context.Context, string, []string, []string) (int, int) { return 0, 0 },
+		Run: func(context.Context, cloudruntest.Execution, []string, []string) (int, int) { return 0, 0 },
 	})
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ const (
 	hold = 600
 	page = 100
 	// patience is how long a pull waits for a message that may not be there.
-	patience = 3 * time.Second
+	patience = 1500 * time.Millisecond
 )
 
 // Box is the dead-letter subscriptions of an installation.

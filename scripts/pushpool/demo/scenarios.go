@@ -226,7 +226,12 @@ func (d *demo) cancels(ctx context.Context, jobVariables map[string]any, command
 	if _, err := d.Prefect.SetState(ctx, fr.ID, prefect.Proposal{Type: flowrun.StateCancelling}); err != nil {
 		return figures{}, err
 	}
-	if _, err := d.reaches(ctx, fr.ID, flowrun.StateCancelled); err != nil {
+	// An engine that is stopped says CRASHED, which the finalizer corrects.
+	err = until(ctx, fmt.Sprintf("flow run %s is CANCELLED", fr.ID), func(ctx context.Context) (bool, error) {
+		now, err := d.Prefect.FlowRun(ctx, fr.ID)
+		return now.StateType == flowrun.StateCancelled, err
+	})
+	if err != nil {
 		return figures{}, err
 	}
 	err = until(ctx, fmt.Sprintf("process %d is gone", pid), func(context.Context) (bool, error) {

@@ -32,7 +32,10 @@ type Config struct {
 	WebhookURL              string         `env:"WEBHOOK_URL" expect:"the address of the function webhook"`
 	WebhookSecrets          install.Secret `env:"WEBHOOK_SECRETS" expect:"the secrets that Prefect may send to the webhook, separated by commas"`
 	PrefectUIURL            string         `env:"PREFECT_UI_URL" expect:"the address of Prefect's user interface, such as https://prefect.example.com"`
-	LedgerURL               string         `env:"LEDGER_URL" expect:"where pushpool serve shows the records of a ledger in memory, such as http://127.0.0.1:8080/ledger"`
+	// Environ is what the configuration was read from.
+	Environ []string
+
+	LedgerURL string `env:"LEDGER_URL" expect:"where pushpool serve shows the records of a ledger in memory, such as http://127.0.0.1:8080/ledger"`
 }
 
 // Validate returns what is wrong with values that could be read.
@@ -77,6 +80,7 @@ func Load(file string, environ []string) (Config, error) {
 		merged = append(merged, name+"="+values[name])
 	}
 	cfg, err := install.Parse[Config](merged)
+	cfg.Environ = merged
 	if err != nil {
 		return cfg, fmt.Errorf("which installation is meant is not clear; set these in the environment or in a file for --env-file (`terraform output -raw operator_env` prints them, `pushpool local` writes them):\n%w", err)
 	}

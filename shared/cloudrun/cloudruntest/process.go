@@ -97,7 +97,10 @@ func (s *Server) emulate(x *execution, t *task, number int32) *runpb.TaskAttempt
 		case <-ended:
 		}
 	}()
-	exitCode, signal := s.options.Run(ctx, x.proto.GetName(), s.environ(x, t, number), argv(s.options.Entrypoint, t))
+	s.mu.Lock()
+	snapshot := x.snapshot()
+	s.mu.Unlock()
+	exitCode, signal := s.options.Run(ctx, snapshot, s.environ(x, t, number), argv(s.options.Entrypoint, t))
 	s.mu.Lock()
 	stopping := x.stopping
 	s.mu.Unlock()
@@ -277,15 +280,10 @@ func (s *Server) write(x *execution, file io.Writer, line string) {
 // tail keeps the last lines of an execution.
 type tail struct {
 	mu    sync.Mutex
-	lines []logLine
+	lines []string
 }
 
-type logLine struct {
-	at   time.Time
-	text string
-}
-
-const keptLines = 200
+const keptLines = 50
 
 func (t *tail) add(line string) {
 	t.mu.Lock()
@@ -293,19 +291,11 @@ func (t *tail) add(line string) {
 	if len(t.lines) == keptLines {
 		t.lines = slices.Delete(t.lines, 0, 1)
 	}
-	t.lines = append(t.lines, logLine{time.Now(), line})
+	t.lines = append(t.lines, line)
 }
 
-func (t *tail) last() []logLine {
+func (t *tail) last() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.lines)
-}
-
-func (t *tail) texts() []string {
-	var all []string
-	for _, l := range t.last() {
-		all = append(all, l.text)
-	}
-	return all
 }

@@ -326,3 +326,11 @@ func (s *Server) newFlowRun(run *flowRun, st *state) {
 	}
 	s.propose(run, st, true)
 }
+
+// Name returns a flow run's name. It may be called by Options.OnState.
+func (s *Server) Name(flowRunID string) string {
+	if run, ok := s.flowRuns[flowRunID]; ok {
+		return run.Name
+	}
+	return ""
+}

@@ -17,13 +17,3 @@ output "member" {
   description = "The identity that the function runs as, as IAM spells it."
   value       = google_service_account.this.member
 }
-
-output "timeout_seconds" {
-  description = "How long the function may take for one request."
-  value       = google_cloudfunctions2_function.this.service_config[0].timeout_seconds
-}
-
-output "environment" {
-  description = "The environment variables that are set, with those whose values are secret."
-  value       = sort(concat(keys(var.environment), keys(var.secrets)))
-}

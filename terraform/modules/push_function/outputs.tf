@@ -18,29 +18,6 @@ output "member" {
   value       = module.function.member
 }
 
-output "environment" {
-  description = "The environment variables that are set."
-  value       = module.function.environment
-}
-
-output "max_delivery_attempts" {
-  description = "How often the subscription delivers, and how often the function is told that it does."
-  value = {
-    subscription = google_pubsub_subscription.push.dead_letter_policy[0].max_delivery_attempts
-    function     = var.max_delivery_attempts
-  }
-}
-
-output "ack_deadline_seconds" {
-  description = "How long the subscription waits for an acknowledgement."
-  value       = google_pubsub_subscription.push.ack_deadline_seconds
-}
-
-output "timeout_seconds" {
-  description = "How long the function may take for one message."
-  value       = module.function.timeout_seconds
-}
-
 output "subscription" {
   description = "The name of the push subscription."
   value       = google_pubsub_subscription.push.name

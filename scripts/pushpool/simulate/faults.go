@@ -1,0 +1,121 @@
+package simulate
+
+import (
+	"math/rand/v2"
+	"slices"
+)
+
+// Kind is a kind of fault.
+type Kind string
+
+// The kinds of faults. What strikes messages:
+const (
+	MessageLost       Kind = "message_lost"
+	MessageDuplicated Kind = "message_duplicated"
+	MessageReordered  Kind = "message_reordered"
+	MessageDelayed    Kind = "message_delayed"
+	PushTimeout       Kind = "push_timeout" // the work was done, its acknowledgement was not heard
+)
+
+// What strikes calls, or happens between two of them.
+const (
+	Killed             Kind = "function_killed"
+	Stall              Kind = "stall" // longer than a lease
+	Deploy             Kind = "deploy"
+	PrefectDown        Kind = "prefect_down"
+	PrefectSlow        Kind = "prefect_slow" // its answer comes too late
+	Prefect429         Kind = "prefect_429"
+	Prefect503         Kind = "prefect_503"
+	Prefect500         Kind = "prefect_500_after_commit"
+	CloudRun429        Kind = "cloudrun_429"
+	CloudRun503Before  Kind = "cloudrun_503_before"
+	CloudRun503After   Kind = "cloudrun_503_after"
+	SlowReadiness      Kind = "slow_readiness"
+	StartFailure       Kind = "start_failure"
+	ExecutionDeleted   Kind = "execution_deleted"
+	EndWithoutEntry    Kind = "end_without_entry"
+	LedgerContention   Kind = "ledger_contention"
+	LedgerUnavailable  Kind = "ledger_unavailable"
+	LedgerLost         Kind = "ledger_lost"
+	PublishUnavailable Kind = "publish_unavailable"
+	ClockSkew          Kind = "clock_skew"
+	ForeignWorker      Kind = "foreign_worker"
+	SecondInstall      Kind = "second_install"
+	UserPause          Kind = "user_pause"
+	UserCancel         Kind = "user_cancel"
+	UserRetry          Kind = "user_retry"
+	UserEdit           Kind = "user_edit"
+	UserDelete         Kind = "user_delete"
+)
+
+// service is whom a call is for.
+type service string
+
+const (
+	toPrefect  service = "prefect"
+	toCloudRun service = "cloudrun"
+	toLedger   service = "ledger"
+	toTopic    service = "topic"
+	toTimer    service = "timer"
+)
+
+// chance of a call being struck, and of a message.
+const (
+	callChance    = 0.07
+	messageChance = 0.35
+)
+
+// weight says how often a kind strikes the calls to a service, among the others.
+type weight struct {
+	kind Kind
+	n    int
+}
+
+// anywhere is what can strike between any two calls.
+var anywhere = []weight{
+	{Killed, 40}, {Stall, 12}, {Deploy, 10}, {LedgerLost, 10}, {ClockSkew, 10}, {PrefectDown, 14},
+	{UserPause, 12}, {UserCancel, 16}, {UserRetry, 20}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 16}, {ForeignWorker, 10}, {SecondInstall, 10},
+}
+
+var strikes = map[service][]weight{
+	toPrefect:  {{PrefectSlow, 30}, {Prefect429, 30}, {Prefect503, 30}, {Prefect500, 40}},
+	toCloudRun: {{CloudRun429, 120}, {CloudRun503Before, 120}, {CloudRun503After, 160}, {SlowReadiness, 60}, {StartFailure, 30}, {EndWithoutEntry, 60}},
+	toLedger:   {{LedgerContention, 40}, {LedgerUnavailable, 40}},
+	toTopic:    {{PublishUnavailable, 100}},
+	toTimer:    {{PublishUnavailable, 100}},
+}
+
+var ofMessages = []weight{{MessageLost, 10}, {MessageDuplicated, 14}, {MessageReordered, 8}, {MessageDelayed, 6}, {PushTimeout, 10}}
+
+func pick(r *rand.Rand, choices ...[]weight) Kind {
+	all := slices.Concat(choices...)
+	sum := 0
+	for _, w := range all {
+		sum += w.n
+	}
+	n := r.IntN(sum)
+	for _, w := range all {
+		if n -= w.n; n < 0 {
+			return w.kind
+		}
+	}
+	return ""
+}
+
+// Kinds are all kinds of faults.
+func Kinds() []Kind {
+	all := []Kind{}
+	add := func(ws []weight) {
+		for _, w := range ws {
+			if !slices.Contains(all, w.kind) {
+				all = append(all, w.kind)
+			}
+		}
+	}
+	add(ofMessages)
+	add(anywhere)
+	for _, s := range []service{toPrefect, toCloudRun, toLedger, toTopic, toTimer} {
+		add(strikes[s])
+	}
+	return all
+}

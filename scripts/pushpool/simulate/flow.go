@@ -1,0 +1,225 @@
+package simulate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// ending is how a flow run's container goes.
+type ending string
+
+const (
+	completes   ending = "completes"
+	fails       ending = "fails"
+	exits       ending = "exits"    // non-zero, without a report
+	signalled   ending = "signal"   // ended by a signal
+	silent      ending = "silent"   // exits 0 without a report
+	hangs       ending = "hangs"    // until the execution's timeout
+	retriesOnce ending = "retries"  // fails once, and runs again in the same container
+	suspends    ending = "suspends" // leaves, to be resumed by a person
+)
+
+var endings = []struct {
+	n int
+	ending
+}{{58, completes}, {10, fails}, {8, exits}, {4, signalled}, {4, silent}, {3, hangs}, {8, retriesOnce}, {5, suspends}}
+
+// container is what runs in an execution: it does over Prefect's API what a flow's engine does.
+type container struct {
+	w       *world
+	fr      *flowRun
+	name    string
+	launch  flowrun.LaunchID
+	engine  bool // python -m prefect.engine: nobody watches for a cancellation
+	ending  ending
+	ctx     context.Context
+	calls   int
+	already bool // it has been RUNNING
+}
+
+// run is the container of every execution.
+func (w *world) run(ctx context.Context, x cloudruntest.Execution, environ, argv []string) (exitCode, signal int) {
+	c := &container{w: w, ctx: ctx, launch: flowrun.LaunchID(x.Labels[cloudrun.LabelLaunch])}
+	for _, v := range environ {
+		if id, ok := strings.CutPrefix(v, "PREFECT__FLOW_RUN_ID="); ok {
+			c.fr = w.flowRuns[w.names[id]]
+		}
+	}
+	if c.fr == nil {
+		w.violate(Lost, "", "execution %s has no flow run that is known", x.Name)
+		return 1, 0
+	}
+	c.engine = !strings.Contains(strings.Join(argv, " "), "flow-run execute")
+	c.fr.containers++
+	c.name = fmt.Sprintf("container %s/%d", c.fr.label, c.fr.containers)
+	chance := w.dice.of(c.name)
+	c.ending = c.fr.ending
+	if c.fr.containers > 1 && (c.ending == exits || c.ending == signalled || c.ending == suspends || c.ending == hangs) {
+		c.ending = completes
+	}
+	w.started(c)
+	exitCode, signal = c.life(between(chance, 3*time.Second, 90*time.Second))
+	w.ended(c, exitCode, signal)
+	return exitCode, signal
+}
+
+// life is what the engine does; the result is how the container ends.
+func (c *container) life(work time.Duration) (exitCode, signal int) {
+	for {
+		st := c.propose("RUNNING")
+		switch {
+		case st.stopped:
+			return c.stopped()
+		case st.failed:
+			return 1, 0
+		case st.status == "WAIT":
+			if !c.sleep(time.Duration(st.delay)*time.Second + time.Millisecond) {
+				return c.stopped()
+			}
+			continue
+		case st.status != "ACCEPT":
+			c.w.trace("%s leaves: %s", c.name, st.status)
+			return 0, 0 // somebody else has it, or it is not to run any more
+		}
+		break
+	}
+	c.already = true
+	for end := time.Now().Add(work); time.Now().Before(end); {
+		if !c.sleep(min(10*time.Second, time.Until(end))) {
+			return c.stopped()
+		}
+		if c.engine {
+			continue
+		}
+		if st := c.read(); st == flowrun.StateCancelling {
+			c.propose("CANCELLED")
+			return 0, 0
+		}
+	}
+	switch c.ending {
+	case exits:
+		return 1, 0
+	case signalled:
+		return 0, 9
+	case silent:
+		return 0, 0
+	case hangs:
+		<-c.ctx.Done()
+		return c.stopped()
+	case suspends:
+		c.w.suspended(c.fr)
+		c.call(http.MethodPost, "/flow_runs/"+c.fr.id+"/set_state", map[string]any{"state": map[string]any{
+			"type": "PAUSED", "name": "Suspended", "state_details": map[string]any{"pause_reschedule": true, "pause_timeout": time.Now().Add(time.Hour)},
+		}})
+		return 0, 0
+	case fails:
+		return c.final("FAILED")
+	case retriesOnce:
+		if c.fr.containers == 1 && !c.fr.retried {
+			c.fr.retried = true
+			c.call(http.MethodPatch, "/flow_runs/"+c.fr.id, map[string]any{"empirical_policy": map[string]any{"retries": 1, "retry_delay": 5}})
+			if st := c.propose("FAILED"); st.status == "REJECT" {
+				c.ending = completes
+				if !c.sleep(6 * time.Second) {
+					return c.stopped()
+				}
+				return c.life(work / 2)
+			}
+			return 0, 0
+		}
+	}
+	return c.final("COMPLETED")
+}
+
+// final reports the flow's end, as often as it takes: a container that cannot report exits with 1.
+func (c *container) final(state string) (exitCode, signal int) {
+	if st := c.propose(state); st.failed {
+		return 1, 0
+	}
+	return 0, 0
+}
+
+// stopped is what SIGTERM does.
+func (c *container) stopped() (exitCode, signal int) {
+	if c.engine && c.already {
+		c.ctx = context.WithoutCancel(c.ctx)
+		c.call(http.MethodPost, "/flow_runs/"+c.fr.id+"/set_state", map[string]any{"state": map[string]any{
+			"type": "CRASHED", "message": "Execution was aborted by a termination signal.",
+		}, "force": true})
+		return 1, 0
+	}
+	return 0, 15
+}
+
+func (c *container) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-c.ctx.Done():
+		return false
+	}
+}
+
+// proposed is Prefect's answer to the container.
+type proposed struct {
+	status          string
+	delay           int
+	stopped, failed bool
+}
+
+func (c *container) propose(state string) proposed {
+	status, body := c.call(http.MethodPost, "/flow_runs/"+c.fr.id+"/set_state", map[string]any{"state": map[string]any{"type": state}})
+	var answer struct {
+		Status  string
+		Details struct {
+			Delay int `json:"delay_seconds"`
+		}
+	}
+	switch {
+	case c.ctx.Err() != nil:
+		return proposed{stopped: true}
+	case status == http.StatusNotFound:
+		return proposed{status: "ABORT"} // deleted
+	case status == 0 || json.Unmarshal(body, &answer) != nil:
+		return proposed{failed: true}
+	}
+	return proposed{status: answer.Status, delay: answer.Details.Delay}
+}
+
+func (c *container) read() flowrun.StateType {
+	_, body := c.call(http.MethodGet, "/flow_runs/"+c.fr.id, nil)
+	var fr struct {
+		StateType flowrun.StateType `json:"state_type"`
+	}
+	_ = json.Unmarshal(body, &fr) // unknown is as good as RUNNING
+	return fr.StateType
+}
+
+// call calls Prefect, again for as long as a client does while it is down; status 0: in vain.
+func (c *container) call(method, path string, body any) (status int, answer []byte) {
+	for range 8 {
+		c.calls++
+		name := fmt.Sprintf("%s %s #%d", c.name, method, c.calls)
+		if c.w.loop.park(c.ctx, between(c.w.dice.of(name), time.Millisecond, 50*time.Millisecond), name) != nil {
+			return 0, nil
+		}
+		if !time.Now().Before(c.w.downUntil) {
+			return c.w.api(actor{container: c}, method, path, body)
+		}
+		if !c.sleep(10 * time.Second) {
+			break
+		}
+	}
+	c.w.excuse(c.fr.label, "its container could not reach Prefect")
+	return 0, nil
+}

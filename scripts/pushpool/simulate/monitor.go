@@ -1,0 +1,261 @@
+package simulate
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
+)
+
+// Counter is what a violation counts as.
+type Counter string
+
+// The counters. Each violation is of one of them.
+const (
+	// Lost: an accepted flow run that is not final and waits for nothing, or that was ended without a cause.
+	Lost Counter = "lost"
+	// Duplicated: a launch, or a flow run, with two containers; a flow run that ran again after its end.
+	Duplicated Counter = "duplicated"
+	// Overwritten: a state written that is not ours to write.
+	Overwritten Counter = "overwritten"
+	// OverLimit: more flow runs at once than a limit allows, one in a paused pool, proposals too often.
+	OverLimit Counter = "over_limit"
+	// Unhealed: what the reconciler did not mend in time, or cannot: a secret that got out.
+	Unhealed Counter = "unhealed"
+)
+
+// Violation is an invariant that did not hold.
+type Violation struct {
+	Counter Counter
+	FlowRun string // its label
+	Text    string
+	At      time.Time
+}
+
+func (v Violation) String() string {
+	return fmt.Sprintf("%s %s: %s %s", v.At.Format("15:04:05.000"), v.Counter, v.FlowRun, v.Text)
+}
+
+// monitored is what is known of a flow run without asking the functions.
+type monitored struct {
+	state     flowrun.StateType
+	name      string
+	scheduled []string // ids of its SCHEDULED states
+	launch    string   // transition id of the newest PENDING
+	owner     *installation
+	ours      bool // that PENDING is an installation's
+	deleted   bool
+	cancelled time.Time // a person asked for it
+	excuses   []string  // why it may have ended CRASHED
+	live      map[*container]bool
+	starts    map[flowrun.LaunchID]int
+	refused   map[*installation]time.Time // when a proposal was last answered with AwaitingConcurrencySlot
+}
+
+func (w *world) violate(c Counter, label, format string, args ...any) {
+	v := Violation{c, label, fmt.Sprintf(format, args...), time.Now()}
+	w.violations = append(w.violations, v)
+	w.trace("VIOLATION %s", v)
+}
+
+// excuse notes why a flow run may end CRASHED.
+func (w *world) excuse(label, why string) {
+	if fr := w.flowRuns[label]; fr != nil {
+		fr.excuses = append(fr.excuses, why)
+	}
+}
+
+// onState is called for each state that Prefect writes.
+func (w *world) onState(c prefecttest.Change) {
+	label, known := w.names[c.FlowRunID]
+	who := w.acting
+	if !known {
+		label = w.adopt(c)
+	}
+	fr := w.flowRuns[label]
+	w.trace("STATE %s %s -> %s %q by %s", label, c.From, c.To, c.Name, w.who(who))
+	if who.install != nil {
+		w.checkOurs(fr, c, who)
+	}
+	if who.container != nil {
+		w.checkContainer(fr, c, who.container)
+	}
+	switch c.To {
+	case flowrun.StateScheduled:
+		fr.scheduled = append(fr.scheduled, c.StateID)
+		if who.install != nil && c.Name == "AwaitingConcurrencySlot" {
+			if since, before := fr.refused[who.install]; before && time.Since(since) < slotInterval {
+				w.violate(OverLimit, label, "was proposed for its deployment's slot twice within %s", time.Since(since).Round(time.Second))
+			}
+			fr.refused[who.install] = time.Now()
+		}
+	case flowrun.StatePending:
+		fr.launch, fr.owner, fr.ours = c.TransitionID, who.install, who.install != nil
+	}
+	fr.state, fr.name = c.To, c.Name
+	if c.To == flowrun.StatePending || c.To == flowrun.StateRunning {
+		w.checkLimits(fr, who)
+	}
+}
+
+// checkOurs holds what we write to what is ours to write.
+func (w *world) checkOurs(fr *flowRun, c prefecttest.Change, who actor) {
+	install := project + "/" + who.install.name
+	bad := func(why string) {
+		w.violate(Overwritten, fr.label, "%s wrote %s over %s: %s", who.install.name, c.To, c.From, why)
+	}
+	switch {
+	case c.From == "": // a run request's
+	case c.To == flowrun.StatePending:
+		if c.From != flowrun.StateScheduled {
+			bad("only a SCHEDULED flow run may be claimed")
+		}
+		if !slices.ContainsFunc(fr.scheduled, func(id string) bool {
+			return c.TransitionID == string(flowrun.NewLaunchID(install, c.FlowRunID, id))
+		}) {
+			bad("nobody can compute this claim again")
+		}
+		if since, paused := w.pausedSince[w.deployments[fr.deployment].pool]; paused && time.Since(since) > pauseStaleness {
+			w.violate(OverLimit, fr.label, "was claimed %s after its work pool was paused", time.Since(since).Round(time.Second))
+		}
+	case c.Name == "AwaitingConcurrencySlot" || c.From == flowrun.StateScheduled && c.To == flowrun.StateCancelled: // Prefect's own answer to a claim
+	case fr.owner != who.install:
+		bad("it is not ours")
+	case c.From.Terminal() && (c.From != flowrun.StateCrashed || c.To != flowrun.StateCancelled || fr.cancelled.IsZero()):
+		bad("it had ended")
+	case c.To == flowrun.StateScheduled && c.From != flowrun.StatePending && c.From != flowrun.StateRunning:
+		bad("it may not be put back from there")
+	case c.To == flowrun.StateCrashed && c.From != flowrun.StatePending && c.From != flowrun.StateRunning && c.From != flowrun.StatePaused:
+		bad("it waits for its next launch")
+	case c.To == flowrun.StateCancelled && c.From != flowrun.StateCancelling && c.From != flowrun.StateCrashed:
+		bad("nobody asked for it")
+	case len(fr.live) > 0:
+		bad("its container is alive")
+	case c.To == flowrun.StateCrashed && len(fr.excuses) == 0:
+		w.violate(Lost, fr.label, "was reported CRASHED without a cause")
+	}
+}
+
+// checkContainer holds a container's reports to its flow run being its own.
+func (w *world) checkContainer(fr *flowRun, c prefecttest.Change, k *container) {
+	if c.To != flowrun.StateRunning {
+		return
+	}
+	switch {
+	case c.From.Terminal():
+		w.violate(Duplicated, fr.label, "runs again after %s", c.From)
+	case fr.launch != string(k.launch):
+		w.violate(Duplicated, fr.label, "runs in a container of launch %s while launch %s holds it", k.launch, fr.launch)
+	}
+}
+
+// slotInterval is the 30 s in which a waiting flow run may be proposed once, less what Prefect's
+// clock can jump meanwhile.
+const slotInterval = 9 * time.Second
+
+// pauseStaleness is how long after a pause a flow run may still be claimed: the age of the
+// cached answer about the pool, and a claim under way.
+const pauseStaleness = 45 * time.Second
+
+// checkLimits counts who holds a slot.
+func (w *world) checkLimits(fr *flowRun, who actor) {
+	if who.install == nil && who.container == nil {
+		return
+	}
+	d := w.deployments[fr.deployment]
+	inPool := 0
+	for _, label := range w.labels {
+		if o := w.flowRuns[label]; !o.deleted && w.deployments[o.deployment].pool == d.pool && (o.state == flowrun.StatePending || o.state == flowrun.StateRunning) {
+			inPool++
+		}
+	}
+	if d.pool == limited && inPool > atOnce && who.install != nil {
+		w.violate(OverLimit, fr.label, "is the %dth of %d at once in work pool %s", inPool, atOnce, limited)
+	}
+}
+
+// started is called when a container begins.
+func (w *world) started(c *container) {
+	fr := c.fr
+	w.trace("CONTAINER %s of launch %s starts (%s)", c.name, c.launch, c.ending)
+	if fr.live == nil {
+		fr.live, fr.starts = map[*container]bool{}, map[flowrun.LaunchID]int{}
+	}
+	fr.starts[c.launch]++
+	if n := fr.starts[c.launch]; n > 1 {
+		w.violate(Duplicated, fr.label, "launch %s started %d containers", c.launch, n)
+	}
+	fr.live[c] = true
+	if len(fr.live) > 1 {
+		w.violate(Duplicated, fr.label, "has %d containers at once", len(fr.live))
+	}
+}
+
+// ended is called when a container is gone.
+func (w *world) ended(c *container, exitCode, signal int) {
+	w.trace("CONTAINER %s ends with %d, signal %d", c.name, exitCode, signal)
+	delete(c.fr.live, c)
+	if exitCode != 0 || signal != 0 || c.ending == silent || c.ctx.Err() != nil {
+		w.excuse(c.fr.label, "its container ended without a report")
+	}
+}
+
+// secret looks for secrets in what leaves the functions.
+func (w *world) secret(where string, data []byte) {
+	for _, s := range []string{apiKey, webhookSecret} {
+		if bytes.Contains(data, []byte(s)) {
+			w.violate(Unhealed, "", "a secret is in %s", where)
+		}
+	}
+}
+
+// onDeadLetter is called with each message that a function gave up on.
+func (w *world) onDeadLetter(m *message) {
+	w.secret("a dead letter", m.data)
+	w.violate(Lost, "", "message %s was put to the dead letters: %s", m.name, m.attrs["reason"])
+}
+
+// onEntry is called with each audit entry.
+func (w *world) onEntry(data []byte) {
+	w.secret("an audit entry", data)
+	if j := w.jobs[entryJob(data)]; j != nil && j.noEntry {
+		w.trace("the entry of job %s is not written", entryJob(data))
+		return
+	}
+	w.pubsub.entry(data)
+}
+
+func entryJob(data []byte) string {
+	var e struct {
+		Resource struct {
+			Labels map[string]string `json:"labels"`
+		} `json:"resource"`
+	}
+	_ = json.Unmarshal(data, &e) // it is cloudruntest's
+	return e.Resource.Labels["job_name"]
+}
+
+func (w *world) entryLabel(data []byte) string {
+	if j := w.jobs[entryJob(data)]; j != nil {
+		return j.flowRun
+	}
+	return "?"
+}
+
+func (w *world) who(a actor) string {
+	switch {
+	case a.install != nil && a.task != nil:
+		return a.task.name
+	case a.install != nil:
+		return a.install.name
+	case a.container != nil:
+		return a.container.name
+	case a.worker:
+		return "a worker"
+	}
+	return "Prefect or a person"
+}

@@ -1,0 +1,112 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// slotWait is longer than Prefect sets such a flow run's time ahead (30 s).
+const slotWait = 35 * time.Second
+
+// errInLine: the flow run waits for a slot of its deployment; whose turn it is, wakeDeployment decides.
+var errInLine = errors.New("the flow run waits for a slot of its deployment")
+
+// wakeDeployment launches as many flow runs of the deployment as it has slots left, by the
+// priority of their queues and the oldest first. The limit is Prefect's to enforce; what is
+// read here of it spares those who wait a proposal, which would write a state and an event
+// for each. A flow run that nobody proposed yet is proposed all the same: Prefect then shows
+// what it waits for, or cancels it, as the deployment's collision strategy says.
+func (l *Launcher) wakeDeployment(ctx context.Context, holder, id string) error {
+	g := gate{deploymentID: id, update: func(ctx context.Context, change func(flowrun.Gate) flowrun.Gate) error {
+		_, err := l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) {
+			d.Gate = change(d.Gate)
+			return d, nil
+		})
+		return err
+	}}
+	pass := 0
+	return l.alone(ctx, holder, g, func(ctx context.Context) (bool, error) {
+		pass++
+		return l.nextOf(ctx, fmt.Sprintf("%s/%s/%d", holder, id, pass), id)
+	})
+}
+
+// nextOf is one pass of wakeDeployment; waits tells whether flow runs are left waiting.
+func (l *Launcher) nextOf(ctx context.Context, holder, id string) (waits bool, err error) {
+	d, err := l.catalog.Deployment(ctx, id)
+	if err != nil || !l.pools[d.WorkPoolName] {
+		if flowrun.FaultOf(err) == flowrun.NotFound {
+			err = nil // deleted, and its waiting flow runs with it
+		}
+		return false, err
+	}
+	limited, err := l.queue.Limited(ctx, d.WorkPoolName)
+	if err != nil {
+		return true, err
+	}
+	runs, err := l.waiting(ctx, d)
+	if err != nil || len(runs) == 0 {
+		return err != nil, err
+	}
+	slots, err := l.queue.FreeSlots(ctx, d.WorkPoolName)
+	if err != nil {
+		return true, err
+	}
+	var refused atomic.Bool
+	propose := func(kind string) func(int, prefect.FlowRun) error {
+		return func(i int, fr prefect.FlowRun) error {
+			err := l.next(ctx, fmt.Sprintf("%s/%s%d", holder, kind, i), fr, &d)
+			if errors.Is(err, errInLine) {
+				refused.Store(true)
+				return nil
+			}
+			return err
+		}
+	}
+	first := slots.Take(runs)
+	first = first[:min(len(first), free(d))]
+	if err := each(ctx, first, propose("f")); err != nil {
+		return true, err
+	}
+	rest := slices.DeleteFunc(runs, func(fr prefect.FlowRun) bool {
+		return slices.ContainsFunc(first, func(f prefect.FlowRun) bool { return f.ID == fr.ID })
+	})
+	unseen := slices.DeleteFunc(slices.Clone(rest), func(fr prefect.FlowRun) bool {
+		// Where the pool has a limit, it may be that what they wait for.
+		return fr.StateName == prefect.AwaitingSlot || limited && !d.CancelsNew()
+	})
+	err = each(ctx, unseen, propose("r"))
+	return refused.Load() || len(rest) > len(unseen), err
+}
+
+// free is how many slots the deployment has left.
+func free(d prefect.Deployment) int {
+	switch {
+	case d.GlobalConcurrencyLimit != nil:
+		return max(0, d.GlobalConcurrencyLimit.Limit-d.GlobalConcurrencyLimit.ActiveSlots)
+	case d.ConcurrencyLimit != nil:
+		return 1 // a server that does not tell: one is tried
+	}
+	return math.MaxInt
+}
+
+// waiting returns the deployment's flow runs that wait for a slot, oldest first: those that
+// are due, and those refused lately, whose time Prefect set ahead.
+func (l *Launcher) waiting(ctx context.Context, d prefect.Deployment) ([]prefect.FlowRun, error) {
+	now := l.cfg.Now()
+	runs, err := l.queue.FlowRuns(ctx, prefect.Filter{
+		WorkPools: []string{d.WorkPoolName}, DeploymentIDs: []string{d.ID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
+		ScheduledBefore: now.Add(slotWait), Sort: prefect.OldestFirst,
+	})
+	return slices.DeleteFunc(runs, func(fr prefect.FlowRun) bool {
+		return !isDue(fr, now) && fr.StateName != prefect.AwaitingSlot || fr.RetryType() == inProcess
+	}), err
+}

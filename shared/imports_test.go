@@ -39,7 +39,6 @@ var arrows = map[string]struct{ shared, clients []string }{
 	// Use cases: what is done with the adapters.
 	"settle": {shared: adapters},
 	"launch": {shared: append([]string{"settle"}, adapters...)},
-	"sweep":  {shared: append([]string{"settle"}, adapters...)},
 	// What the functions' wire.go have in common.
 	"install": {shared: append([]string{"settle", "launch", "lifecycle"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run"}},
 }

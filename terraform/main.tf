@@ -71,6 +71,7 @@ locals {
     TASKS_QUEUE                 = google_cloud_tasks_queue.timers.id
     TASKS_SERVICE_ACCOUNT       = google_service_account.tasks.email
     FIRESTORE_DATABASE          = google_firestore_database.ledger.name
+    TOPIC_LIFECYCLE             = google_pubsub_topic.lifecycle.name
     CLOUD_RUN_WRITES_PER_MINUTE = tostring(var.cloud_run_quota.writes_per_minute)
     CLOUD_RUN_MAX_JOBS          = tostring(var.cloud_run_quota.jobs)
     }, var.retries == null ? {} : { RETRIES = jsonencode(var.retries) },

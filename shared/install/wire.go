@@ -114,8 +114,6 @@ type Clients struct {
 	Settler  *settle.Settler
 	// Budget is Cloud Run's quotas, kept by all functions and instances together.
 	Budget *quota.Budget
-	// SettleConfig is what Settler was made with.
-	SettleConfig settle.Config
 }
 
 // NewClients makes the clients of an installation.
@@ -148,14 +146,12 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
 		clients.Ledger, time.Now,
 	)
-	clients.SettleConfig = settle.Config{
+	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
-		StartDeadline: c.StartDeadline,
-		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Now: time.Now, Random: s.Random,
-	}
-	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, clients.SettleConfig)
+		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Now: time.Now, Random: s.Random,
+	})
 	return clients, nil
 }
 

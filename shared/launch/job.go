@@ -107,9 +107,6 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 		cloudrun.StartFast(body)
 	}
 	cloudrun.GrowMemory(body, rec.Retried[flowrun.RetryOutOfMemory], l.cfg.RetryMemory)
-	if r.KeepJob {
-		cloudrun.SetKeep(body)
-	}
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
 	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID, options.Retries))
 	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}

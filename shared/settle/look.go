@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -95,18 +94,6 @@ type found struct {
 	missing   bool
 	execution *cloudrun.Execution // alive or ended
 	ended     *Ending
-	waiting   string // what a job that has not started its execution waits for, if Cloud Run says
-}
-
-// waits says what a launch that is alive waits for.
-func (f found) waits() string {
-	switch {
-	case f.execution != nil:
-		return fmt.Sprintf("its execution %s runs, and no flow in it reported to Prefect", f.execution.Name.Execution)
-	case f.waiting != "":
-		return "its job is not ready. Cloud Run says: " + f.waiting
-	}
-	return "its job is not ready, and Cloud Run does not say why"
 }
 
 // find looks for the launch's execution, in its region or, where that is unknown, in all.
@@ -188,7 +175,7 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 		}}, nil
 	}
 	if job.Reconciling {
-		return found{waiting: job.Waiting}, nil
+		return found{}, nil
 	}
 	return found{missing: true}, nil // a job that is ready and whose execution was deleted
 }

@@ -319,6 +319,7 @@ func TestGrantsAreOnTheResourcesThatTheFunctionIsTold(t *testing.T) {
 				t.Errorf("%s: TASKS_QUEUE is %s", name, e["TASKS_QUEUE"])
 			}
 			want = append(want,
+				grant{"pubsub.topics.publish", e["TOPIC_LIFECYCLE"]},
 				grant{"cloudtasks.tasks.create", queue.text("name")},
 				grant{"iam.serviceAccounts.actAs", account[e["TASKS_SERVICE_ACCOUNT"]]})
 		}

@@ -193,12 +193,10 @@ func (l *ledgerCalls) UpdatePool(ctx context.Context, pool string, change func(f
 	return onLedger(ctx, l, "ledger pool "+pool, "", func(ctx context.Context, _ bool) (flowrun.Pool, error) { return l.Ledger.UpdatePool(ctx, pool, change) })
 }
 
-func (l *ledgerCalls) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
-	return onLedger(ctx, l, "ledger sweep", "", func(ctx context.Context, _ bool) (flowrun.Sweep, error) { return l.Ledger.UpdateSweep(ctx, change) })
-}
-
-func (l *ledgerCalls) Open(ctx context.Context) ([]flowrun.Record, error) {
-	return onLedger(ctx, l, "ledger open", "", func(ctx context.Context, _ bool) ([]flowrun.Record, error) { return l.Ledger.Open(ctx) })
+func (l *ledgerCalls) Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
+	return onLedger(ctx, l, "ledger unreported", "", func(ctx context.Context, _ bool) ([]flowrun.Record, error) {
+		return l.Ledger.Unreported(ctx, before, limit)
+	})
 }
 
 func (l *ledgerCalls) ByExecution(ctx context.Context, execution string) (flowrun.Record, bool, error) {

@@ -285,9 +285,9 @@ func (w *world) unfinished(final bool) (why []Violation) {
 		}
 	}
 	for _, of := range w.installations {
-		records, _ := of.ledger.Open(context.Background()) // in memory
+		records, _ := of.ledger.Unreported(context.Background(), time.Now().Add(time.Hour), 10) // in memory
 		for _, r := range records {
-			add(Unhealed, w.names[r.FlowRunID], "the ledger holds its launch for %s, %q, reported at %s", r.Status, r.Outcome, r.ReportedAt)
+			add(Unhealed, w.names[r.FlowRunID], "its verdict %s was not reported", r.Outcome)
 		}
 	}
 	return why

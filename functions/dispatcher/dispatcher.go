@@ -27,8 +27,7 @@ type Launcher interface {
 
 // Deployments is what run requests ask of Prefect.
 type Deployments interface {
-	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
-	DeploymentByName(ctx context.Context, name string) (prefect.Deployment, error)
+	FindDeployment(ctx context.Context, nameOrID string) (prefect.Deployment, error)
 	CreateFlowRun(ctx context.Context, deploymentID string, n prefect.NewFlowRun) (fr prefect.FlowRun, created bool, err error)
 }
 
@@ -152,7 +151,7 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 	if r.ExpiresAt != nil && !d.now().Before(*r.ExpiresAt) {
 		return delivery.Unprocessable(fmt.Errorf("expires_at: the run request expired at %s; publish a new one", r.ExpiresAt.Format(time.RFC3339)))
 	}
-	deployment, err := d.deployment(ctx, r.Deployment)
+	deployment, err := d.deployments.FindDeployment(ctx, r.Deployment)
 	if err != nil {
 		if flowrun.FaultOf(err) == flowrun.NotFound {
 			return delivery.Unprocessable(fmt.Errorf("deployment: Prefect has no deployment %q; write one that `prefect deployment ls` shows: %w", r.Deployment, err))
@@ -196,11 +195,4 @@ func labels(m delivery.Delivery) map[string]any {
 		return nil
 	}
 	return map[string]any{prefect.LabelTraceparent: parent}
-}
-
-func (d *Dispatcher) deployment(ctx context.Context, nameOrID string) (prefect.Deployment, error) {
-	if uuid.Validate(nameOrID) == nil {
-		return d.deployments.Deployment(ctx, nameOrID)
-	}
-	return d.deployments.DeploymentByName(ctx, nameOrID)
 }

@@ -45,11 +45,7 @@ func (c *renderCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	read := in.Prefect.DeploymentByName
-	if uuid.Validate(c.Deployment) == nil {
-		read = in.Prefect.Deployment
-	}
-	d, err := read(ctx, c.Deployment)
+	d, err := in.Prefect.FindDeployment(ctx, c.Deployment)
 	if err != nil {
 		return err
 	}

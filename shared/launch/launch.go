@@ -149,7 +149,7 @@ func (l *Launcher) Dispatch(ctx context.Context, holder, flowRunID string, publi
 func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.FlowRun) error {
 	now := l.cfg.Now()
 	inLine := fr.StateName == prefect.AwaitingSlot && fr.DeploymentID != ""
-	if at := due(fr); at.After(now) && !inLine {
+	if at := fr.Due(); at.After(now) && !inLine {
 		if at.Sub(now) > l.cfg.LookAhead {
 			return nil // the sweep will find it
 		}
@@ -199,7 +199,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun,
 	launchID := flowrun.NewLaunchID(l.cfg.Install, fr.ID, fr.StateID)
 	event := flowrun.Scheduled{
 		Lease: l.lease(holder), LaunchID: launchID, StateAt: stateAt(fr),
-		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: due(fr),
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: fr.Due(),
 	}
 	rec, err := l.apply(ctx, fr.ID, event)
 	if errors.Is(err, flowrun.ErrUnreported) || errors.Is(err, flowrun.ErrUnfinished) {
@@ -322,19 +322,9 @@ func ours(a prefect.Answer, id flowrun.LaunchID) bool {
 		a.State.Type == flowrun.StatePending && a.State.Details.TransitionID == string(id)
 }
 
-func due(fr prefect.FlowRun) time.Time {
-	if fr.NextScheduledStartTime != nil {
-		return *fr.NextScheduledStartTime
-	}
-	if fr.ExpectedStartTime != nil {
-		return *fr.ExpectedStartTime
-	}
-	return time.Time{}
-}
-
 func stateAt(fr prefect.FlowRun) time.Time {
 	if fr.State == nil {
-		return due(fr)
+		return fr.Due()
 	}
 	return fr.State.Timestamp
 }

@@ -228,4 +228,4 @@ func each(ctx context.Context, runs []prefect.FlowRun, do func(i int, fr prefect
 }
 
 // isDue reports whether the flow run may start at the time given, as far as its own time goes.
-func isDue(fr prefect.FlowRun, at time.Time) bool { return !due(fr).After(at) }
+func isDue(fr prefect.FlowRun, at time.Time) bool { return !fr.Due().After(at) }

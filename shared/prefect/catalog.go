@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
@@ -64,6 +66,14 @@ func (c *Client) Deployment(ctx context.Context, id string) (Deployment, error) 
 		return Deployment{}, err
 	}
 	return c.deployment(ctx, r)
+}
+
+// FindDeployment reads a deployment by its id, or by a name "FLOW/DEPLOYMENT".
+func (c *Client) FindDeployment(ctx context.Context, nameOrID string) (Deployment, error) {
+	if uuid.Validate(nameOrID) == nil {
+		return c.Deployment(ctx, nameOrID)
+	}
+	return c.DeploymentByName(ctx, nameOrID)
 }
 
 // DeploymentByName reads the deployment of a name "FLOW/DEPLOYMENT".

@@ -60,6 +60,17 @@ func (f FlowRun) RetryType() string {
 	return t
 }
 
+// Due returns when the flow run is to start, or was; zero where Prefect does not say.
+func (f FlowRun) Due() time.Time {
+	if f.NextScheduledStartTime != nil {
+		return *f.NextScheduledStartTime
+	}
+	if f.ExpectedStartTime != nil {
+		return *f.ExpectedStartTime
+	}
+	return time.Time{}
+}
+
 // FlowRun reads a flow run.
 func (c *Client) FlowRun(ctx context.Context, id string) (FlowRun, error) {
 	var f FlowRun

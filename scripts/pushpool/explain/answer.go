@@ -68,7 +68,7 @@ func (f Facts) message() string {
 
 func (f Facts) scheduled() answer {
 	fr := f.FlowRun
-	at := due(*fr)
+	at := fr.Due()
 	switch {
 	case fr.StateName == "AwaitingCapacity":
 		return answer{cause: "It waits for capacity at Cloud Run: " + f.message(), next: "It is tried again at its time, " + clock(at) + ".", at: at, do: "If many wait, ask for more quota or add a region: docs/limits.md."}

@@ -173,7 +173,7 @@ func (f *Facts) busy(ctx context.Context, p Prefect) error {
 		WorkPools: []string{f.FlowRun.WorkPoolName}, StateTypes: []prefect.StateType{flowrun.StateScheduled}, ScheduledBefore: f.Now,
 	})
 	for _, other := range waiting {
-		if other.ID != f.ID && due(other).Before(due(*f.FlowRun)) {
+		if other.ID != f.ID && other.Due().Before(f.FlowRun.Due()) {
 			f.Ahead++
 		}
 	}
@@ -236,16 +236,6 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-func due(fr prefect.FlowRun) time.Time {
-	if fr.NextScheduledStartTime != nil {
-		return *fr.NextScheduledStartTime
-	}
-	if fr.ExpectedStartTime != nil {
-		return *fr.ExpectedStartTime
-	}
-	return time.Time{}
 }
 
 func plural(n int, one, many string) string {

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
@@ -19,8 +17,7 @@ import (
 
 // Prefect is what a request asks of Prefect.
 type Prefect interface {
-	Deployment(ctx context.Context, id string) (prefect.Deployment, error)
-	DeploymentByName(ctx context.Context, name string) (prefect.Deployment, error)
+	FindDeployment(ctx context.Context, nameOrID string) (prefect.Deployment, error)
 	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
 	FlowRunStates(ctx context.Context, flowRunID string) ([]prefect.State, error)
 }
@@ -85,11 +82,7 @@ func Values(texts map[string]string) map[string]any {
 // Check returns why the request would end in the dead-letter topic: no such deployment, or
 // one of a work pool that is not served.
 func Check(ctx context.Context, p Prefect, deployment string, workPools []string) error {
-	read := p.DeploymentByName
-	if uuid.Validate(deployment) == nil {
-		read = p.Deployment
-	}
-	d, err := read(ctx, deployment)
+	d, err := p.FindDeployment(ctx, deployment)
 	switch {
 	case err != nil && flowrun.FaultOf(err) == flowrun.NotFound:
 		return fmt.Errorf("deployment: Prefect has none that is called %q; write one that `prefect deployment ls` shows: %w", deployment, err)

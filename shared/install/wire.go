@@ -150,7 +150,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
-		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Now: time.Now, Random: s.Random,
+		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions, Now: time.Now, Random: s.Random,
 	})
 	return clients, nil
 }

@@ -95,7 +95,7 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	told := lifecycle.New(r.ledger, &r.follower, "pushpool", log, r.now)
 	r.settler = settle.New(r.prefect, r.cloudRun, told, r.messages, log, settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
-		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Now: r.now,
+		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Executions: r.cloudRun.Executions, Now: r.now,
 		RetryDelay: time.Second, RetryMemory: 1536 << 20,
 	})
 	cfg := launch.Config{

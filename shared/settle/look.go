@@ -104,7 +104,7 @@ func (s *Settler) find(ctx context.Context, holder string, rec flowrun.Record, f
 	if l.JobName == "" && l.ClaimedAt.IsZero() {
 		l.JobName = jobtemplate.JobID(flowRunName, l.LaunchID)
 	}
-	if l.JobName == "" {
+	if l.JobName == "" { // claimed, and nothing was tried yet
 		return found{missing: true}, rec, nil
 	}
 	for _, place := range s.places(l) {
@@ -122,6 +122,33 @@ func (s *Settler) find(ctx context.Context, holder string, rec flowrun.Record, f
 			})
 		}
 		return f, rec, err
+	}
+	if rec.JobName == "" {
+		return s.search(ctx, holder, rec)
+	}
+	return found{missing: true}, rec, nil
+}
+
+// search looks through all executions for the launch's: the ledger was lost, Prefect was never
+// told the job's name, and it is not the one that most jobs have.
+func (s *Settler) search(ctx context.Context, holder string, rec flowrun.Record) (found, flowrun.Record, error) {
+	for _, place := range s.places(flowrun.Launch{}) {
+		for x, err := range s.cfg.Executions(ctx, place.Project, place.Region) {
+			if err != nil {
+				return found{}, rec, err
+			}
+			if x.Labels[cloudrun.LabelLaunch] != string(rec.LaunchID) {
+				continue
+			}
+			rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Attempted{
+				Holder: holder, LaunchID: rec.LaunchID, Project: place.Project, Region: place.Region, JobName: x.Name.Job,
+			})
+			if err != nil {
+				return found{}, rec, err
+			}
+			f, err := s.findIn(ctx, rec.Launch)
+			return f, rec, err
+		}
 	}
 	return found{missing: true}, rec, nil
 }

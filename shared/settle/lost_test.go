@@ -43,9 +43,9 @@ func TestTheLedgerMayBeLostAtAnyMoment(t *testing.T) {
 	}
 }
 
-// TestWithoutLedgerAnUnknownJobIsLeftToItsEnd holds that a flow run is not declared crashed
+// TestWithoutLedgerAJobOfAnyNameIsFoundByItsLabels holds that a flow run is not declared crashed
 // because its job's name is not known.
-func TestWithoutLedgerAnUnknownJobIsLeftToItsEnd(t *testing.T) {
+func TestWithoutLedgerAJobOfAnyNameIsFoundByItsLabels(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun()
 	l := r.claimed(fr.ID)
@@ -59,6 +59,9 @@ func TestWithoutLedgerAnUnknownJobIsLeftToItsEnd(t *testing.T) {
 	}
 	if got := r.state(fr.ID); got != flowrun.StateRunning {
 		t.Fatalf("%s, want RUNNING: it is", got)
+	}
+	if rec := r.record(fr.ID); rec.Region != region || rec.JobName != l.JobName {
+		t.Errorf("the ledger has %s/%s, want %s/%s", rec.Region, rec.JobName, region, l.JobName)
 	}
 	r.must(r.ended(fr.ID, l, flowrun.ExitCode))
 	if got := r.state(fr.ID); got != flowrun.StateCrashed {
@@ -88,17 +91,22 @@ func TestGoneIsSeenTwice(t *testing.T) {
 	for name, tt := range map[string]struct {
 		was, becomes flowrun.StateType
 		lost         bool
+		untold       bool // Prefect was never told the job's name
 	}{
-		"RUNNING":                     {flowrun.StateRunning, flowrun.StateCrashed, false},
-		"CANCELLING":                  {flowrun.StateCancelling, flowrun.StateCancelled, false},
-		"PENDING, the ledger lost":    {flowrun.StatePending, flowrun.StateCrashed, true}, // the flow run tells that its job was made
-		"RUNNING, the ledger lost":    {flowrun.StateRunning, flowrun.StateCrashed, true},
-		"CANCELLING, the ledger lost": {flowrun.StateCancelling, flowrun.StateCancelled, true},
+		"RUNNING":                                    {flowrun.StateRunning, flowrun.StateCrashed, false, false},
+		"CANCELLING":                                 {flowrun.StateCancelling, flowrun.StateCancelled, false, false},
+		"PENDING, the ledger lost":                   {flowrun.StatePending, flowrun.StateCrashed, true, false}, // the flow run tells that its job was made
+		"RUNNING, the ledger lost":                   {flowrun.StateRunning, flowrun.StateCrashed, true, false},
+		"CANCELLING, the ledger lost":                {flowrun.StateCancelling, flowrun.StateCancelled, true, false},
+		"RUNNING, the ledger lost, its job not told": {flowrun.StateRunning, flowrun.StateCrashed, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			fr := r.flowRun()
 			l := r.launch(fr.ID)
+			if tt.untold {
+				r.must(r.people.UpdateFlowRun(t.Context(), fr.ID, map[string]any{"infrastructure_pid": ""}))
+			}
 			r.bring(fr.ID, tt.was)
 			r.cloudRun.vanish(l)
 			if tt.lost {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -80,7 +81,7 @@ func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
 	r.must(err)
 	cfg := settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
-		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, Now: r.now,
+		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, Executions: r.cloudRun.list, Now: r.now,
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -279,6 +280,17 @@ func (f *fakeCloudRun) Execution(_ context.Context, n cloudrun.ExecutionName) (c
 		return x, &flowrun.Error{Fault: flowrun.NotFound, Act: "read execution " + n.String()}
 	}
 	return x, nil
+}
+
+// list is cloudrun.Client's Executions.
+func (f *fakeCloudRun) list(_ context.Context, project, region string) iter.Seq2[cloudrun.Execution, error] {
+	return func(yield func(cloudrun.Execution, error) bool) {
+		for n, x := range f.executions {
+			if n.Project == project && n.Region == region && !yield(x, nil) {
+				return
+			}
+		}
+	}
 }
 
 func (f *fakeCloudRun) CancelExecution(_ context.Context, n cloudrun.ExecutionName) error {

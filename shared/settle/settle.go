@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -73,7 +74,9 @@ type Config struct {
 	RetryDelay time.Duration
 	// RetryMemory is the most memory that a retry may have, in bytes.
 	RetryMemory int64
-	Now         func() time.Time
+	// Executions lists those of a region, for a launch whose job's name nobody knows any more.
+	Executions func(ctx context.Context, project, region string) iter.Seq2[cloudrun.Execution, error]
+	Now        func() time.Time
 	// Random spreads retries, from 0 up to 1; nil means rand.Float64.
 	Random func() float64
 }
@@ -244,13 +247,6 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed && (!lost || !Made(fr, rec.LaunchID)) {
 		// The launch was interrupted: resume it, which makes nothing that is there already.
 		return s.messages.Dispatch(ctx, rec.FlowRunID)
-	}
-	if rec.JobName == "" && c.Started && fr.StateType != flowrun.StateCancelling {
-		// The ledger was lost and Prefect was never told the job's name. Its end, which names
-		// the launch, settles it.
-		s.log.WarnContext(ctx, "flow run is under way in a job that cannot be found by name; it is settled when its execution ends",
-			"flow_run_id", rec.FlowRunID)
-		return nil
 	}
 	// Only a ledger that has seen the claim knows that nothing was tried.
 	attempted := rec.Region != "" || lost

@@ -209,9 +209,9 @@ func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error 
 		case at.After(now):
 			w.Timers++
 			w.start(func() error { return r.messages.DispatchAt(ctx, fr.ID, at, "due") })
-		case limited:
+		case limited && fr.RetryType() != prefect.RetryInProcess:
 			due = true
-		default:
+		default: // also where its container should have run it again: Prefect tells a wake of no such flow run
 			w.Dispatched++
 			w.start(func() error { return r.messages.Dispatch(ctx, fr.ID) })
 		}
@@ -223,7 +223,7 @@ func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error 
 	if due {
 		wake(message.Wake{WorkPool: pool})
 	}
-	for id := range deployments {
+	for _, id := range slices.Sorted(maps.Keys(deployments)) {
 		wake(message.Wake{DeploymentID: id})
 	}
 	return err

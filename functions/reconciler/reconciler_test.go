@@ -38,12 +38,16 @@ func TestOneSweep(t *testing.T) {
 		done    []string
 		report  report
 	}{
-		"what is due is dispatched now":                     {state: flowrun.StateScheduled, at: due, done: []string{"dispatch a"}, report: report{Dispatched: 1}},
-		"what is due this instant is dispatched now":        {state: flowrun.StateScheduled, at: 0, done: []string{"dispatch a"}, report: report{Dispatched: 1}},
-		"what is due soon gets a timer at that time":        {state: flowrun.StateScheduled, at: soon, done: []string{"timer a in 1m0s due"}, report: report{Timers: 1}},
-		"what is due later is left to a later sweep":        {state: flowrun.StateScheduled, at: far},
-		"a limited pool is woken for what is due":           {state: flowrun.StateScheduled, at: due, limited: true, done: []string{"wake etl"}, report: report{Wakes: 1}},
-		"a limited pool has timers too":                     {state: flowrun.StateScheduled, at: soon, limited: true, done: []string{"timer a in 1m0s due"}, report: report{Timers: 1}},
+		"what is due is dispatched now":              {state: flowrun.StateScheduled, at: due, done: []string{"dispatch a"}, report: report{Dispatched: 1}},
+		"what is due this instant is dispatched now": {state: flowrun.StateScheduled, at: 0, done: []string{"dispatch a"}, report: report{Dispatched: 1}},
+		"what is due soon gets a timer at that time": {state: flowrun.StateScheduled, at: soon, done: []string{"timer a in 1m0s due"}, report: report{Timers: 1}},
+		"what is due later is left to a later sweep": {state: flowrun.StateScheduled, at: far},
+		"a limited pool is woken for what is due":    {state: flowrun.StateScheduled, at: due, limited: true, done: []string{"wake etl"}, report: report{Wakes: 1}},
+		"a limited pool has timers too":              {state: flowrun.StateScheduled, at: soon, limited: true, done: []string{"timer a in 1m0s due"}, report: report{Timers: 1}},
+		"one whose container was to run it again is dispatched in a limited pool too": {
+			state: flowrun.StateScheduled, at: due, limited: true, done: []string{"dispatch a"}, report: report{Dispatched: 1},
+			change: func(w *world) { w.flowRuns[0].EmpiricalPolicy = map[string]any{"retry_type": "in_process"} },
+		},
 		"PENDING is looked at":                              {state: flowrun.StatePending, done: []string{"look a"}, report: report{Looks: 1}},
 		"RUNNING is looked at":                              {state: flowrun.StateRunning, done: []string{"look a"}, report: report{Looks: 1}},
 		"CANCELLING is looked at":                           {state: flowrun.StateCancelling, done: []string{"look a"}, report: report{Looks: 1}},

@@ -107,6 +107,6 @@ func (l *Launcher) waiting(ctx context.Context, d prefect.Deployment) ([]prefect
 		ScheduledBefore: now.Add(slotWait), Sort: prefect.OldestFirst,
 	})
 	return slices.DeleteFunc(runs, func(fr prefect.FlowRun) bool {
-		return !isDue(fr, now) && fr.StateName != prefect.AwaitingSlot || fr.RetryType() == inProcess
+		return !isDue(fr, now) && fr.StateName != prefect.AwaitingSlot || fr.RetryType() == prefect.RetryInProcess
 	}), err
 }

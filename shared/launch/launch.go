@@ -155,7 +155,7 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 		}
 		return l.messages.DispatchAt(ctx, fr.ID, at, "due")
 	}
-	if fr.RetryType() == inProcess {
+	if fr.RetryType() == prefect.RetryInProcess {
 		if gone, err := l.reschedule(ctx, holder, fr); err != nil || !gone {
 			return acknowledge(err)
 		}

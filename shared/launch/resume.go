@@ -58,9 +58,6 @@ func (l *Launcher) relaunch(ctx context.Context, holder string, rec flowrun.Reco
 	return l.launch(ctx, holder, rec, fr, o, true)
 }
 
-// inProcess is the retry_type of a flow run that its own container runs again.
-const inProcess = "in_process"
-
 // reschedule makes a flow run that its own container was to run again one that is launched
 // again, if that container is gone; else Prefect would never return it as startable. A
 // worker's flow run is left to the worker.

@@ -177,7 +177,7 @@ func (l *Launcher) others(ctx context.Context, pool string, wait func(prefect.Fl
 			return nil, err
 		}
 		for _, fr := range page {
-			if !wait(fr) && fr.RetryType() != inProcess {
+			if !wait(fr) && fr.RetryType() != prefect.RetryInProcess {
 				due = append(due, fr)
 			}
 		}

@@ -53,6 +53,9 @@ type FlowRun struct {
 	RunCount          int    `json:"run_count"`
 }
 
+// RetryInProcess is the retry type of a flow run that its own container runs again.
+const RetryInProcess = "in_process"
+
 // RetryType tells who runs the flow run again: "in_process" the container that ran it,
 // "reschedule" a launcher, "" nobody said.
 func (f FlowRun) RetryType() string {

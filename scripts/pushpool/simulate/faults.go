@@ -61,8 +61,10 @@ const (
 
 // chance of a call being struck, and of a message.
 const (
-	callChance    = 0.07
-	messageChance = 0.35
+	callChance    = 0.09
+	messageChance = 0.62
+	// creationChance is that of a call that creates a job: there are few, and much can go wrong.
+	creationChance = 0.7
 )
 
 // weight says how often a kind strikes the calls to a service, among the others.
@@ -73,19 +75,22 @@ type weight struct {
 
 // anywhere is what can strike between any two calls.
 var anywhere = []weight{
-	{Killed, 40}, {Stall, 12}, {Deploy, 10}, {LedgerLost, 10}, {ClockSkew, 10}, {PrefectDown, 14},
-	{UserPause, 12}, {UserCancel, 16}, {UserRetry, 20}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 16}, {ForeignWorker, 10}, {SecondInstall, 10},
+	{Killed, 40}, {Stall, 14}, {Deploy, 12}, {LedgerLost, 12}, {ClockSkew, 12}, {PrefectDown, 14},
+	{UserPause, 22}, {UserCancel, 14}, {UserRetry, 32}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
 }
 
 var strikes = map[service][]weight{
 	toPrefect:  {{PrefectSlow, 30}, {Prefect429, 30}, {Prefect503, 30}, {Prefect500, 40}},
-	toCloudRun: {{CloudRun429, 120}, {CloudRun503Before, 120}, {CloudRun503After, 160}, {SlowReadiness, 60}, {StartFailure, 30}, {EndWithoutEntry, 60}},
+	toCloudRun: {{CloudRun429, 220}, {CloudRun503Before, 220}, {CloudRun503After, 160}},
 	toLedger:   {{LedgerContention, 40}, {LedgerUnavailable, 40}},
 	toTopic:    {{PublishUnavailable, 100}},
 	toTimer:    {{PublishUnavailable, 100}},
 }
 
-var ofMessages = []weight{{MessageLost, 10}, {MessageDuplicated, 14}, {MessageReordered, 8}, {MessageDelayed, 6}, {PushTimeout, 10}}
+// ofCreations is what strikes the creation of jobs besides.
+var ofCreations = []weight{{SlowReadiness, 800}, {StartFailure, 800}, {EndWithoutEntry, 800}, {CloudRun503After, 200}}
+
+var ofMessages = []weight{{MessageLost, 10}, {MessageDuplicated, 16}, {MessageReordered, 9}, {MessageDelayed, 7}, {PushTimeout, 12}}
 
 func pick(r *rand.Rand, choices ...[]weight) Kind {
 	all := slices.Concat(choices...)
@@ -114,6 +119,7 @@ func Kinds() []Kind {
 	}
 	add(ofMessages)
 	add(anywhere)
+	add(ofCreations)
 	for _, s := range []service{toPrefect, toCloudRun, toLedger, toTopic, toTimer} {
 		add(strikes[s])
 	}

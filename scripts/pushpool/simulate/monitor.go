@@ -56,6 +56,10 @@ type monitored struct {
 	refused   map[*installation]time.Time // when a proposal was last answered with AwaitingConcurrencySlot
 }
 
+func newMonitored() monitored {
+	return monitored{refused: map[*installation]time.Time{}, live: map[*container]bool{}, starts: map[flowrun.LaunchID]int{}}
+}
+
 func (w *world) violate(c Counter, label, format string, args ...any) {
 	v := Violation{c, label, fmt.Sprintf(format, args...), time.Now()}
 	w.violations = append(w.violations, v)
@@ -125,6 +129,7 @@ func (w *world) checkOurs(fr *flowRun, c prefecttest.Change, who actor) {
 	case c.Name == "AwaitingConcurrencySlot" || c.From == flowrun.StateScheduled && c.To == flowrun.StateCancelled: // Prefect's own answer to a claim
 	case fr.owner != who.install:
 		bad("it is not ours")
+	case c.From == flowrun.StateCancelled && c.To == flowrun.StateCancelled: // said twice
 	case c.From.Terminal() && (c.From != flowrun.StateCrashed || c.To != flowrun.StateCancelled || fr.cancelled.IsZero()):
 		bad("it had ended")
 	case c.To == flowrun.StateScheduled && c.From != flowrun.StatePending && c.From != flowrun.StateRunning:
@@ -182,9 +187,6 @@ func (w *world) checkLimits(fr *flowRun, who actor) {
 func (w *world) started(c *container) {
 	fr := c.fr
 	w.trace("CONTAINER %s of launch %s starts (%s)", c.name, c.launch, c.ending)
-	if fr.live == nil {
-		fr.live, fr.starts = map[*container]bool{}, map[flowrun.LaunchID]int{}
-	}
 	fr.starts[c.launch]++
 	if n := fr.starts[c.launch]; n > 1 {
 		w.violate(Duplicated, fr.label, "launch %s started %d containers", c.launch, n)

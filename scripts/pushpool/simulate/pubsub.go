@@ -100,10 +100,12 @@ func (p *pubsub) send(m *message, losable bool) {
 		}
 	case MessageDuplicated:
 		w.struck(kind, false, nil, m.name)
-		w.faulted++
-		again := *m
-		again.name += " again"
-		p.later(&again, delay+between(r, time.Millisecond, 3*time.Minute))
+		for n := range 1 + r.IntN(4) {
+			w.faulted++
+			again := *m
+			again.name += fmt.Sprintf(" again %d", n+1)
+			p.later(&again, delay+between(r, time.Millisecond, 3*time.Minute))
+		}
 	case MessageReordered:
 		w.struck(kind, false, nil, m.name)
 		w.faulted++

@@ -147,7 +147,7 @@ func (w *world) arrive(n int, start time.Time) {
 	}
 	r := w.dice.of("plan " + label)
 	of := []string{"plain", "plain", "plain", "plain", "engine", "few", "queued", "queued"}[r.IntN(8)]
-	fr := &flowRun{label: label, deployment: of, monitored: monitored{refused: map[*installation]time.Time{}}}
+	fr := &flowRun{label: label, deployment: of, monitored: newMonitored()}
 	sum := 0
 	for _, e := range endings {
 		sum += e.n
@@ -187,10 +187,13 @@ func (w *world) adopt(c prefecttest.Change) string {
 	if fr == nil {
 		panic("a flow run nobody asked for: " + label)
 	}
-	if fr.id != "" && !fr.deleted { // deleted, it may be made again by a message delivered late
+	switch {
+	case fr.deleted: // the run request that made it, delivered once more, makes another
+		fr.monitored = newMonitored()
+	case fr.id != "":
 		w.violate(Duplicated, label, "a run request made two flow runs")
 	}
-	fr.id, fr.deleted, w.names[c.FlowRunID] = c.FlowRunID, false, label
+	fr.id, w.names[c.FlowRunID] = c.FlowRunID, label
 	return label
 }
 

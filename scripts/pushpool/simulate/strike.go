@@ -11,28 +11,25 @@ import (
 
 // choose decides what strikes a call: nothing, mostly.
 func (w *world) choose(r *rand.Rand, to service, f fault) Kind {
-	if w.quiet() || r.Float64() >= callChance*w.intensity() || !w.allowed(f.name) {
+	chance, more := callChance, []weight(nil)
+	if strings.Contains(f.name, "|CreateJob ") {
+		chance, more = creationChance, ofCreations
+	}
+	if w.quiet() || w.Calm || r.Float64() >= chance || !w.allowed(f.name) {
 		return ""
 	}
-	return pick(r, anywhere, strikes[to])
+	return pick(r, anywhere, strikes[to], more)
 }
 
 // chooseMessage decides what becomes of a message, or of its acknowledgement.
 func (w *world) chooseMessage(r *rand.Rand, name string) Kind {
-	if w.quiet() || r.Float64() >= messageChance*w.intensity() || !w.allowed(name) {
+	if w.quiet() || w.Calm || r.Float64() >= messageChance || !w.allowed(name) {
 		return ""
 	}
 	return pick(r, ofMessages)
 }
 
 func (w *world) quiet() bool { return w.leaving || !time.Now().Before(w.faultsUntil) }
-
-func (w *world) intensity() float64 {
-	if w.Calm {
-		return 0
-	}
-	return 1
-}
 
 // allowed reports whether a fault may strike: while a schedule is shrunk, only some may.
 func (w *world) allowed(name string) bool { return w.only == nil || w.only[name] }

@@ -226,7 +226,7 @@ variable "retries" {
 }
 
 variable "cloud_run_quota" {
-  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, and jobs."
+  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, and jobs. Launches do not keep to it by themselves yet: what Cloud Run refuses waits as AwaitingCapacity."
   type = object({
     writes_per_minute = optional(number, 180)
     jobs              = optional(number, 1000)

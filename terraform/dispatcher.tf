@@ -65,6 +65,7 @@ resource "google_project_iam_custom_role" "settle" {
     "run.jobs.get",
     "run.jobs.delete",
     "run.executions.get",
+    "run.executions.list", # where a lost ledger left no name
     "run.executions.cancel",
     "run.tasks.get",
   ]

@@ -69,8 +69,8 @@ resource "google_project_iam_custom_role" "sweep" {
   project     = var.project
   role_id     = "${local.role_prefix}_sweep"
   title       = "${var.name}: sweep"
-  description = "List jobs and executions."
-  permissions = ["run.jobs.list", "run.executions.list"]
+  description = "List jobs."
+  permissions = ["run.jobs.list"]
 }
 
 resource "google_project_iam_member" "sweep" {

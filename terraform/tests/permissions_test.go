@@ -173,6 +173,7 @@ var asked = map[string][]string{
 	"run.JobsClient.DeleteJob":             {"run.jobs.delete"},
 	"run.ExecutionsClient.GetExecution":    {"run.executions.get"},
 	"run.ExecutionsClient.ListExecutions":  {"run.executions.list"},
+	"run.ExecutionIterator.Next":           {"run.executions.list"},
 	"run.ExecutionsClient.CancelExecution": {"run.executions.cancel"},
 	"run.TasksClient.GetTask":              {"run.tasks.get"},
 	"run.TasksClient.ListTasks":            {"run.tasks.list"},
@@ -219,7 +220,6 @@ var roles = map[string][]string{
 // unasked are permissions that no method names, with the reason why they are granted.
 var unasked = map[string]string{
 	"run.jobs.runWithOverrides": "a job that was made for several launches is run with the flow run's own environment",
-	"run.executions.list":       "executions without a record are found by listing all",
 	"run.jobs.list":             "jobs to be deleted are found by listing all",
 	"datastore.entities.delete": "part of the narrowest role that reads and writes",
 	"datastore.entities.list":   "likewise",

@@ -36,6 +36,7 @@ var endings = []struct {
 type container struct {
 	w       *world
 	fr      *flowRun
+	id      string // the flow run's in Prefect; another one may have taken its place since it was deleted
 	name    string
 	launch  flowrun.LaunchID
 	engine  bool // python -m prefect.engine: nobody watches for a cancellation
@@ -50,7 +51,7 @@ func (w *world) run(ctx context.Context, x cloudruntest.Execution, environ, argv
 	c := &container{w: w, ctx: ctx, launch: flowrun.LaunchID(x.Labels[cloudrun.LabelLaunch])}
 	for _, v := range environ {
 		if id, ok := strings.CutPrefix(v, "PREFECT__FLOW_RUN_ID="); ok {
-			c.fr = w.flowRuns[w.names[id]]
+			c.fr, c.id = w.flowRuns[w.names[id]], id
 		}
 	}
 	if c.fr == nil {
@@ -116,7 +117,7 @@ func (c *container) life(work time.Duration) (exitCode, signal int) {
 		return c.stopped()
 	case suspends:
 		c.w.suspended(c.fr)
-		c.call(http.MethodPost, "/flow_runs/"+c.fr.id+"/set_state", map[string]any{"state": map[string]any{
+		c.call(http.MethodPost, "/flow_runs/"+c.id+"/set_state", map[string]any{"state": map[string]any{
 			"type": "PAUSED", "name": "Suspended", "state_details": map[string]any{"pause_reschedule": true, "pause_timeout": time.Now().Add(time.Hour)},
 		}})
 		return 0, 0
@@ -125,7 +126,7 @@ func (c *container) life(work time.Duration) (exitCode, signal int) {
 	case retriesOnce:
 		if c.fr.containers == 1 && !c.fr.retried {
 			c.fr.retried = true
-			c.call(http.MethodPatch, "/flow_runs/"+c.fr.id, map[string]any{"empirical_policy": map[string]any{"retries": 1, "retry_delay": 5}})
+			c.call(http.MethodPatch, "/flow_runs/"+c.id, map[string]any{"empirical_policy": map[string]any{"retries": 1, "retry_delay": 5}})
 			if st := c.propose("FAILED"); st.status == "REJECT" {
 				c.ending = completes
 				if !c.sleep(6 * time.Second) {
@@ -151,7 +152,7 @@ func (c *container) final(state string) (exitCode, signal int) {
 func (c *container) stopped() (exitCode, signal int) {
 	if c.engine && c.already {
 		c.ctx = context.WithoutCancel(c.ctx)
-		c.call(http.MethodPost, "/flow_runs/"+c.fr.id+"/set_state", map[string]any{"state": map[string]any{
+		c.call(http.MethodPost, "/flow_runs/"+c.id+"/set_state", map[string]any{"state": map[string]any{
 			"type": "CRASHED", "message": "Execution was aborted by a termination signal.",
 		}, "force": true})
 		return 1, 0
@@ -178,7 +179,7 @@ type proposed struct {
 }
 
 func (c *container) propose(state string) proposed {
-	status, body := c.call(http.MethodPost, "/flow_runs/"+c.fr.id+"/set_state", map[string]any{"state": map[string]any{"type": state}})
+	status, body := c.call(http.MethodPost, "/flow_runs/"+c.id+"/set_state", map[string]any{"state": map[string]any{"type": state}})
 	var answer struct {
 		Status  string
 		Details struct {
@@ -197,7 +198,7 @@ func (c *container) propose(state string) proposed {
 }
 
 func (c *container) read() flowrun.StateType {
-	_, body := c.call(http.MethodGet, "/flow_runs/"+c.fr.id, nil)
+	_, body := c.call(http.MethodGet, "/flow_runs/"+c.id, nil)
 	var fr struct {
 		StateType flowrun.StateType `json:"state_type"`
 	}

@@ -109,6 +109,10 @@ func TestAJobThatWasMadeIsNotMadeAgain(t *testing.T) {
 // only its answer was lost.
 func TestARefusalIsNotTheEndOfALaunchThatWasMade(t *testing.T) {
 	for name, refuse := range map[string]func(r *rig){
+		"out of quota, the ledger lost": func(r *rig) {
+			r.ledger.lose()
+			r.answer("CreateJob", cloudruntest.Before, status.Error(codes.ResourceExhausted, "Quota exceeded"))
+		},
 		"out of quota": func(r *rig) {
 			r.answer("CreateJob", cloudruntest.Before, status.Error(codes.ResourceExhausted, "Quota exceeded"))
 		},

@@ -24,9 +24,9 @@ var errCapacity = errors.New("no capacity")
 // lease; the flow run is PENDING of this launch. repeated: an earlier try may have been made.
 func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, o *origin, repeated bool) error {
 	job, err := l.render(ctx, rec, fr, o)
-	earlier := rec.Region != "" // a try was made there
+	earlier := repeated || rec.Region != ""
 	switch {
-	case earlier:
+	case rec.Region != "": // a try was made there
 		job.Name = cloudrun.JobName{Project: cmp.Or(rec.Project, l.cfg.Projects[0]), Region: rec.Region, Job: rec.JobName}
 	case err == nil && repeated:
 		// The ledger may have been lost between an earlier try and this one.
@@ -42,7 +42,7 @@ func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record
 		}
 		rec, err = attempted, l.create(ctx, rec.LaunchID, job)
 	}
-	if err != nil && earlier {
+	if err != nil && earlier && job.Name.Job != "" {
 		err = l.unlessMade(ctx, rec.LaunchID, job.Name, err)
 	}
 	if err != nil {

@@ -27,7 +27,17 @@ module "dispatcher" {
   pubsub_agent  = local.agent["gcp-sa-pubsub"]
   secrets       = local.core_secrets
 
-  environment = merge(local.core_environment, { DEFAULT_IMAGE = var.default_flow_image, FAST_START = tostring(var.fast_start) },
+  environment = merge(local.core_environment, {
+    DEFAULT_IMAGE           = var.default_flow_image
+    FAST_START              = tostring(var.fast_start)
+    LAUNCH_MODE             = var.launch_mode
+    OVERFLOW_REGIONS        = join(",", local.job_regions)
+    POLICY_IMAGES           = join(",", var.policy.images)
+    POLICY_SERVICE_ACCOUNTS = join(",", var.policy.service_accounts)
+    POLICY_MAX_CPU          = var.policy.max_cpu
+    POLICY_MAX_MEMORY       = var.policy.max_memory
+    POLICY_MAX_TIMEOUT      = var.policy.max_timeout
+    },
     var.flow_prefect_api_url == null ? {} : { CONTAINER_PREFECT_API_URL = var.flow_prefect_api_url },
     var.prefect_api_key == null ? {} : { CONTAINER_PREFECT_API_KEY_SECRET = local.api_key },
     var.prefect_auth_string == null ? {} : { CONTAINER_PREFECT_API_AUTH_STRING_SECRET = local.auth_string },
@@ -41,11 +51,12 @@ resource "google_project_iam_custom_role" "launch" {
   project     = var.project
   role_id     = "${local.role_prefix}_launch"
   title       = "${var.name}: launch"
-  description = "Create jobs, which starts them, and start them again."
+  description = "Create jobs, which starts them, and update those of launch mode slots."
   permissions = [
     "run.jobs.create",
-    "run.jobs.run",              # a job with a start token starts when it is created
-    "run.jobs.runWithOverrides", # a job of several launches gets each flow run's own environment
+    "run.jobs.update",
+    "run.jobs.run",  # a job with a start token starts when it is created or updated
+    "run.jobs.list", # where a lost ledger left no name
   ]
 }
 

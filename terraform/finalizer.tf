@@ -14,14 +14,14 @@ locals {
   }
 
   # What ended is told by RunJob, also where it failed. CreateJob at ERROR is a job that can never
-  # start. All fields are in split entries, too. Severity is not asked of RunJob: that of an entry
+  # start, UpdateJob likewise one of launch mode slots. All fields are in split entries, too. Severity is not asked of RunJob: that of an entry
   # about success is not documented.
   sink_filter = <<-EOT
     logName="projects/${var.project}/logs/cloudaudit.googleapis.com%2Fsystem_event"
     AND resource.type="cloud_run_job"
     AND resource.labels.job_name=~"^pp-"
     AND protoPayload.serviceName="run.googleapis.com"
-    AND (protoPayload.methodName="/Jobs.RunJob" OR (protoPayload.methodName="/Jobs.CreateJob" AND severity=ERROR))
+    AND (protoPayload.methodName="/Jobs.RunJob" OR ((protoPayload.methodName="/Jobs.CreateJob" OR protoPayload.methodName="/Jobs.UpdateJob") AND severity=ERROR))
   EOT
 }
 

@@ -225,8 +225,41 @@ variable "retries" {
   }
 }
 
+variable "launch_mode" {
+  description = "How executions are started: job creates a job for each; slots updates a fixed set of jobs, one write instead of two, and has not been seen on a live project yet. The job variable pushpool_launch_mode goes before it."
+  type        = string
+  default     = "job"
+
+  validation {
+    condition     = contains(["job", "slots"], var.launch_mode)
+    error_message = "launch_mode: write job or slots."
+  }
+}
+
+variable "policy" {
+  description = "What flow runs may ask for; without it, whoever may create a flow run may choose its image and which of the service accounts it runs as. images and service_accounts are patterns: * is any text without a slash, ** any text. The rest is of one task: max_cpu such as 4, max_memory such as 8Gi, max_timeout such as 1h."
+  type = object({
+    images           = optional(list(string), [])
+    service_accounts = optional(list(string), [])
+    max_cpu          = optional(string, "")
+    max_memory       = optional(string, "")
+    max_timeout      = optional(string, "")
+  })
+  default = {}
+
+  validation {
+    condition = (
+      alltrue([for p in concat(var.policy.images, var.policy.service_accounts) : can(regex("^[^,\\s]+$", p))])
+      && can(regex("^([0-9]+(\\.[0-9]+)?m?)?$", var.policy.max_cpu))
+      && can(regex("^([0-9]+(Mi|Gi|M|G))?$", var.policy.max_memory))
+      && can(regex("^([0-9]+(h|m|s))*$", var.policy.max_timeout))
+    )
+    error_message = "policy: write patterns without comma or space, max_cpu such as 4, max_memory such as 8Gi, max_timeout such as 1h30m."
+  }
+}
+
 variable "cloud_run_quota" {
-  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, and jobs. Launches do not keep to it by themselves yet: what Cloud Run refuses waits as AwaitingCapacity."
+  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, and jobs. Launches keep to it, all instances together; more wait as AwaitingCapacity."
   type = object({
     writes_per_minute = optional(number, 180)
     jobs              = optional(number, 1000)

@@ -57,12 +57,14 @@ func newLauncher(ctx context.Context, s install.Surroundings, cfg config, log *s
 	if err != nil {
 		return c, nil, err
 	}
-	return c, launch.New(c.Prefect, c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
+	return c, launch.New(c.Prefect, c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Budget, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
 		Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 		Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
-		EarlyRead: cfg.EarlyRead, PutBackFor: cfg.PutBackFor,
-		Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage,
-		Options: launch.Options{FastStart: cfg.FastStart, Retries: cfg.Launch()}, RetryMemory: cfg.Memory(),
-		Now: time.Now, Random: s.Random,
+		EarlyRead: cfg.EarlyRead, Slots: cfg.Slots, InPlace: 5 * time.Second, CapacityWait: cfg.CapacityWait,
+		Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Policy: cfg.policy(),
+		Options: launch.Options{
+			Mode: launch.Mode(cfg.LaunchMode), FastStart: cfg.FastStart, Overflow: cfg.OverflowRegions, Retries: cfg.Launch(),
+		},
+		Jobs: c.CloudRun.Jobs, RetryMemory: cfg.Memory(), Now: time.Now,
 	}), nil
 }

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,8 +25,8 @@ import (
 )
 
 const (
-	// Token is the start_execution_token of every job: the execution is named JOB-TOKEN.
-	// It is constant because each job is made for one launch.
+	// Token is the start_execution_token of a job that is made for one launch: the execution is
+	// named JOB-TOKEN. A slot's is made of the launch's id.
 	Token = "x"
 	// JobPrefix starts the id of every job of ours; the log sink selects by it.
 	JobPrefix = "pp-"
@@ -54,6 +55,39 @@ func (n JobName) String() string {
 // Execution returns the name of the execution that the job starts with a token.
 func (n JobName) Execution(token string) ExecutionName {
 	return ExecutionName{n.Project, n.Region, n.Job, n.Job + "-" + token}
+}
+
+// MaxSlots bounds the jobs of launch mode slots in one region: a launch of which the ledger
+// knows nothing is looked for in each of them.
+const MaxSlots = 100
+
+var slotJob = regexp.MustCompile(`^` + JobPrefix + `slot-[a-z0-9-]+-[0-9]{3}$`)
+
+// SlotJob returns the id of an installation's job number n of launch mode slots. No job that
+// is made for one launch has such an id: those end with 13 characters of the launch's id.
+func SlotJob(install string, n int) string {
+	return fmt.Sprintf("%sslot-%s-%03d", JobPrefix, install, n)
+}
+
+// Slot reports whether the job is one of launch mode slots: it runs the executions of many
+// flow runs, and must not be deleted for the sake of one.
+func (n JobName) Slot() bool { return slotJob.MatchString(n.Job) }
+
+// Launched returns the name of the execution that the job starts for a launch.
+func (n JobName) Launched(id flowrun.LaunchID) ExecutionName {
+	if n.Slot() {
+		return n.Execution(id.Suffix())
+	}
+	return n.Execution(Token)
+}
+
+// JobOf returns the id of the job that a flow run's infrastructure_pid tells of for a launch:
+// the job made for it, or the slot whose execution it names.
+func JobOf(infrastructurePID string, id flowrun.LaunchID) string {
+	if slot := strings.TrimSuffix(infrastructurePID, "-"+id.Suffix()); (JobName{Job: slot}).Slot() {
+		return slot
+	}
+	return infrastructurePID
 }
 
 // ExecutionName is the full name of an execution.
@@ -95,11 +129,16 @@ func ParseExecutionName(s string) (ExecutionName, error) {
 	return ExecutionName{Project: p[1], Region: p[3], Job: p[5], Execution: p[7]}, nil
 }
 
-// Launch is a job to be created, which starts its execution.
+// Launch is a job to be created or updated for the launch ID, whose execution it starts.
 type Launch struct {
-	Name  JobName
-	Token string
-	Job   *runpb.Job
+	Name JobName
+	ID   flowrun.LaunchID
+	Job  *runpb.Job
+}
+
+// token is what Cloud Run names the execution by; a token is used once in one job.
+func (l Launch) token() *runpb.Job_StartExecutionToken {
+	return &runpb.Job_StartExecutionToken{StartExecutionToken: strings.TrimPrefix(l.Name.Launched(l.ID).Execution, l.Name.Job+"-")}
 }
 
 // Job is what launching and settling need to know of a job.
@@ -107,6 +146,8 @@ type Job struct {
 	Name       JobName
 	Labels     map[string]string
 	CreateTime time.Time
+	// Etag is the version of the job; see Client.UpdateJob.
+	Etag string
 	// Reconciling: the job is not ready yet, its execution not started.
 	Reconciling bool
 	// Failure is why the job can never start its execution; nil where it can.
@@ -179,11 +220,30 @@ func (c *Client) Close() error {
 func (c *Client) CreateJob(ctx context.Context, l Launch) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	l.Job.CreateExecution = &runpb.Job_StartExecutionToken{StartExecutionToken: l.Token}
+	l.Job.CreateExecution = l.token()
 	_, err := c.jobs.CreateJob(ctx, &runpb.CreateJobRequest{
 		Parent: location(l.Name.Project, l.Name.Region), JobId: l.Name.Job, Job: l.Job,
 	})
 	return classify("create job "+l.Name.String(), err)
+}
+
+// ErrChanged marks an update of a job that somebody else changed since it was read. It had no
+// effect and never will have.
+var ErrChanged = errors.New("the job was changed by somebody else")
+
+// UpdateJob replaces the job, if it is still as it was when etag was read, and starts the
+// execution of the launch. Faults: Exists where the execution has been started before,
+// Refused (quota, ErrChanged), NotFound, Permanent, Unclear.
+func (c *Client) UpdateJob(ctx context.Context, l Launch, etag string) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	l.Job.Name, l.Job.Etag, l.Job.CreateExecution = l.Name.String(), etag, l.token()
+	_, err := c.jobs.UpdateJob(ctx, &runpb.UpdateJobRequest{Job: l.Job})
+	act := "update job " + l.Name.String()
+	if status.Code(err) == codes.Aborted {
+		return &flowrun.Error{Fault: flowrun.Refused, Act: act, Err: fmt.Errorf("%w: %w", ErrChanged, err)}
+	}
+	return classify(act, err)
 }
 
 // SetLabels puts the labels on the job and on the executions that it starts.

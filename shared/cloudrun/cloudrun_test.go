@@ -61,7 +61,7 @@ func shell(script string) *runpb.Job {
 // create creates a job and returns the name of its execution.
 func (r rig) create(t *testing.T, id string, j *runpb.Job) cloudrun.ExecutionName {
 	t.Helper()
-	if err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: id}, Token: cloudrun.Token, Job: j}); err != nil {
+	if err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: id}, Job: j}); err != nil {
 		t.Fatal(err)
 	}
 	return cloudrun.ExecutionName{Project: project, Region: region, Job: id, Execution: id + "-" + cloudrun.Token}
@@ -259,7 +259,7 @@ func TestFaultsOfCreateJob(t *testing.T) {
 			if test.answer != nil {
 				answer.Store(&test.answer)
 			}
-			err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: test.id}, Token: cloudrun.Token, Job: test.job})
+			err := r.CreateJob(t.Context(), cloudrun.Launch{Name: cloudrun.JobName{Project: project, Region: region, Job: test.id}, Job: test.job})
 			if err == nil || flowrun.FaultOf(err) != test.want {
 				t.Errorf("%v is %v, want %v", err, flowrun.FaultOf(err), test.want)
 			}

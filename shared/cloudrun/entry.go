@@ -88,6 +88,7 @@ type v1Resource struct {
 const (
 	methodCompletion = "/Jobs.RunJob"
 	methodCreation   = "/Jobs.CreateJob" // at ERROR: the job can never start its execution
+	methodUpdate     = "/Jobs.UpdateJob" // the same of a slot
 )
 
 // Who created the execution, and who changed it last: where these differ, an execution that was
@@ -117,7 +118,7 @@ func ReadEntry(data []byte) (Entry, error) {
 	if p.ServiceName != "run.googleapis.com" {
 		return not("serviceName is %q, not run.googleapis.com", p.ServiceName)
 	}
-	neverStarted := p.MethodName == methodCreation && (l.Severity == "ERROR" || p.Status.Code != 0)
+	neverStarted := (p.MethodName == methodCreation || p.MethodName == methodUpdate) && (l.Severity == "ERROR" || p.Status.Code != 0)
 	if p.MethodName != methodCompletion && !neverStarted {
 		return not("methodName is %q", p.MethodName)
 	}
@@ -190,7 +191,7 @@ func neverStartedEntry(e Entry, l logEntry) (Entry, error) {
 	if e.Execution.Job == "" || e.Execution.Region == "" {
 		return Entry{}, fmt.Errorf("%w: it names no job", ErrNotCompletion)
 	}
-	e.Execution.Execution = e.Execution.Job + "-" + Token
+	e.Execution = e.Execution.JobName().Launched(e.LaunchID)
 	reason, message := "", l.ProtoPayload.Status.Message
 	if r := l.ProtoPayload.Response; r != nil {
 		for _, c := range r.Status.Conditions {

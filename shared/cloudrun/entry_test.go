@@ -211,7 +211,7 @@ func TestReadEntryRefusesWhatIsNoCompletion(t *testing.T) {
 			entry["logName"] = "projects/p/logs/cloudaudit.googleapis.com%2Factivity"
 		}},
 		"another service": {func(_, payload, _ map[string]any) { payload["serviceName"] = "storage.googleapis.com" }},
-		"another method":  {func(_, payload, _ map[string]any) { payload["methodName"] = "/Jobs.UpdateJob" }},
+		"another method":  {func(_, payload, _ map[string]any) { payload["methodName"] = "/Jobs.ReplaceJob" }},
 		"a job being created": {func(_, payload, _ map[string]any) {
 			payload["methodName"] = "/Jobs.CreateJob"
 			payload["status"] = map[string]any{"message": "Ready condition status changed to True for Job."}

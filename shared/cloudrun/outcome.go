@@ -124,7 +124,7 @@ func neverStarts(reason, message string) flowrun.Outcome {
 
 func job(j *runpb.Job) Job {
 	p := strings.Split(j.GetName(), "/")
-	out := Job{Labels: j.GetLabels(), CreateTime: at(j.GetCreateTime()), Reconciling: j.GetReconciling()}
+	out := Job{Labels: j.GetLabels(), Etag: j.GetEtag(), CreateTime: at(j.GetCreateTime()), Reconciling: j.GetReconciling()}
 	if len(p) == 6 {
 		out.Name = JobName{p[1], p[3], p[5]}
 	}

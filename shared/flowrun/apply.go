@@ -209,6 +209,10 @@ type PutBack struct {
 	Holder string
 	Reason string
 	Report *Report
+	// Region and SlotAt are where and when the next launch is granted; WaitingSince is when
+	// the flow run was first put back.
+	Region               string
+	SlotAt, WaitingSince time.Time
 }
 
 func (e PutBack) apply(r Record, now time.Time) (Record, error) {
@@ -218,6 +222,7 @@ func (e PutBack) apply(r Record, now time.Time) (Record, error) {
 	if r.Status != StatusClaimed {
 		return r, ErrDone
 	}
+	r.Region, r.SlotAt, r.WaitingSince = e.Region, e.SlotAt, e.WaitingSince
 	return concluded(r, StatusFinished, "", e.Reason, e.Report, now), nil
 }
 

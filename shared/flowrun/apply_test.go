@@ -107,9 +107,10 @@ func TestApply(t *testing.T) {
 		},
 		{
 			"Claimed, put back: Finished, with a report that makes it SCHEDULED",
-			record(flowrun.StatusClaimed), flowrun.PutBack{Holder: "a", Reason: "quota", Report: crash},
+			record(flowrun.StatusClaimed), flowrun.PutBack{Holder: "a", Reason: "quota", Report: crash, Region: "r2", SlotAt: now.Add(time.Hour), WaitingSince: now.Add(-time.Hour)},
 			func(r *flowrun.Record) {
 				r.Status, r.Reason, r.Report, r.FinishedAt = flowrun.StatusFinished, "quota", crash, now
+				r.Region, r.SlotAt, r.WaitingSince = "r2", now.Add(time.Hour), now.Add(-time.Hour)
 			}, nil,
 		},
 		{

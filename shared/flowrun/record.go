@@ -101,6 +101,10 @@ type Launch struct {
 	// MissingSince is when the job or execution was first found gone. Gone is believed
 	// only when it is seen twice.
 	MissingSince time.Time `firestore:"missingSince"`
+	// SlotAt is the time granted in Region to the launch after this one, which was put back for
+	// lack of capacity; WaitingSince is when that happened for the first time.
+	SlotAt       time.Time `firestore:"slotAt"`
+	WaitingSince time.Time `firestore:"waitingSince"`
 }
 
 // Unreported reports whether the launch has a verdict that was not carried to its end.
@@ -125,6 +129,14 @@ type Record struct {
 	Previous []Launch `firestore:"previous"`
 	// ExpireAt is when the ledger may forget the flow run; zero while a launch is not reported.
 	ExpireAt time.Time `firestore:"expireAt,omitempty"`
+}
+
+// Waited returns the launch before the current one, if that was put back for lack of capacity.
+func (r Record) Waited() (l Launch, ok bool) {
+	if len(r.Previous) == 0 || r.Previous[0].SlotAt.IsZero() {
+		return Launch{}, false
+	}
+	return r.Previous[0], true
 }
 
 const (

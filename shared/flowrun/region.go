@@ -31,8 +31,8 @@ type Region struct {
 	// SharedFrom is from when on deletions are made with the writes that each launch leaves
 	// them; zero: launches leave none.
 	SharedFrom time.Time `firestore:"sharedFrom"`
-	// LastDeletion is the time of the last deletion that was granted.
-	LastDeletion time.Time `firestore:"lastDeletion"`
+	// Deletions are the times of those granted for the last minute and later, in their order.
+	Deletions []time.Time `firestore:"deletions"`
 
 	// Slots is from when on each of the jobs of launch mode slots may be taken for a launch.
 	Slots []time.Time `firestore:"slots"`
@@ -103,29 +103,45 @@ func (r Region) ReserveDeletions(n int, until time.Time, q Quota, now time.Time)
 		r.SharedFrom = time.Time{}
 	}
 	shared := !r.SharedFrom.IsZero()
-	var granted []time.Time
-	t := later(later(now, r.ClosedUntil), r.LastDeletion.Add(2*q.pace()))
-	if waiting {
-		if !shared {
-			return r, nil
-		}
-		t = later(t, r.SharedFrom)
+	if waiting && !shared {
+		return r, nil
 	}
+	each := 2 * q.pace()
+	all := slices.DeleteFunc(slices.Clone(r.Deletions), func(t time.Time) bool { return t.Before(now.Add(-quotaWindow)) })
+	next := now
+	if len(all) > 0 {
+		next = later(next, all[len(all)-1].Add(each))
+	}
+	if shared {
+		next = later(now, r.SharedFrom)
+		if len(all) > 0 {
+			next = later(next, all[len(all)-1].Add(each/2))
+		}
+	}
+	next = later(next, r.ClosedUntil)
+	var granted []time.Time
 	for len(granted) < n {
-		if !shared {
+		t := next
+		if shared {
+			// As many in a minute as launches leave. Sweeps have pauses, after which they catch up.
+			if most := int(quotaWindow/each) - 1; len(all) >= most {
+				t = later(t, all[len(all)-most].Add(quotaWindow))
+			}
+		} else {
 			t = r.free(t, q)
 		}
 		if !t.Before(until) {
 			break
 		}
-		granted = append(granted, t)
-		if !shared { // where it is, the launch before it was granted twice
+		granted, all = append(granted, t), append(all, t)
+		if next = t.Add(each); shared {
+			next = t.Add(each / 2)
+		} else { // where it is, the launch before it was granted twice
 			r = r.grant(t, 1, q, now)
 		}
 		r.Jobs = max(0, r.Jobs-1)
-		r.LastDeletion = t
-		t = t.Add(2 * q.pace())
 	}
+	r.Deletions = all
 	return r, granted
 }
 
@@ -225,4 +241,31 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// TakeSlot takes, until the given time, the one of n slots that has been free for longest. ok
+// is false where none is.
+func (r Region) TakeSlot(n int, until, now time.Time) (after Region, slot int, ok bool) {
+	slots := make([]time.Time, n)
+	copy(slots, r.Slots)
+	for i := range slots {
+		if slots[i].Before(slots[slot]) {
+			slot = i
+		}
+	}
+	if slots[slot].After(now) {
+		return r, slot, false
+	}
+	slots[slot] = until
+	r.Slots = slots
+	return r, slot, true
+}
+
+// KeepSlot has a slot left alone until the given time.
+func (r Region) KeepSlot(slot int, until time.Time) Region {
+	if slot < len(r.Slots) {
+		r.Slots = slices.Clone(r.Slots)
+		r.Slots[slot] = later(r.Slots[slot], until)
+	}
+	return r
 }

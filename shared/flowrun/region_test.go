@@ -115,7 +115,7 @@ func TestDeletionsGetEveryOtherWriteOfACrowdedRegion(t *testing.T) {
 		jobs += within(granted, at, at.Add(time.Minute))
 		if jobs > 600 {
 			var d []time.Time
-			r, d = r.ReserveDeletions(jobs, at.Add(time.Minute), quota, at)
+			r, d = r.ReserveDeletions(jobs, at.Add(45*time.Second), quota, at) // as a sweep does
 			deleted = append(deleted, d...)
 			jobs -= len(d)
 		}

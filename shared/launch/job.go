@@ -17,41 +17,39 @@ import (
 	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
-// errCapacity marks a job that Cloud Run definitely refused to create now.
-var errCapacity = errors.New("no capacity")
+// plan is a job and how it is to be launched.
+type plan struct {
+	cloudrun.Launch
+	Options
+}
 
 // launch creates the job that starts the execution, and records it. The caller holds the
 // lease; the flow run is PENDING of this launch. repeated: an earlier try may have been made.
 func (l *Launcher) launch(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, o *origin, repeated bool) error {
-	job, err := l.render(ctx, rec, fr, o)
-	earlier := repeated || rec.Region != ""
-	switch {
-	case rec.Region != "": // a try was made there
-		job.Name = cloudrun.JobName{Project: cmp.Or(rec.Project, l.cfg.Projects[0]), Region: rec.Region, Job: rec.JobName}
-	case err == nil && repeated:
+	p, err := l.render(ctx, rec, fr, o)
+	earlier := rec.Region != "" // a try was made there
+	name := cloudrun.JobName{Project: cmp.Or(rec.Project, l.cfg.Projects[0]), Region: rec.Region, Job: rec.JobName}
+	if !earlier && repeated {
 		// The ledger may have been lost between an earlier try and this one.
-		job.Name, err = l.search(ctx, rec.LaunchID, job.Name)
-	}
-	if err == nil {
-		attempted, aerr := l.apply(ctx, rec.FlowRunID, flowrun.Attempted{
-			Holder: holder, LaunchID: rec.LaunchID, Project: job.Name.Project, Region: job.Name.Region, JobName: job.Name.Job,
-			Retries: flowrun.ParseRetries(job.Job.GetLabels()[cloudrun.LabelRetries]), Resources: cloudrun.Resources(job.Job),
-		})
-		if aerr != nil {
-			return aerr
+		var lerr error
+		if name, earlier, lerr = l.search(ctx, rec.LaunchID); lerr != nil {
+			return lerr
 		}
-		rec, err = attempted, l.create(ctx, rec.LaunchID, job)
 	}
-	if err != nil && earlier && job.Name.Job != "" {
-		err = l.unlessMade(ctx, rec.LaunchID, job.Name, err)
+	switch {
+	case earlier:
+		// In its place, whatever the quota says, until it is clear what came of that try.
+		rec, name, err = l.repeat(ctx, holder, rec, p, name, err)
+	case err == nil:
+		rec, name, err = l.place(ctx, holder, rec, p)
 	}
 	if err != nil {
 		return l.failed(ctx, holder, rec, err)
 	}
-	execution := job.Name.Execution(cloudrun.Token)
+	execution := name.Launched(rec.LaunchID)
 	// As Prefect's worker does: Prefect cancels nothing that has no infrastructure_pid, and a
 	// lost ledger is recovered by it.
-	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": job.Name.Job}); err != nil {
+	if err := l.flowRuns.UpdateFlowRun(ctx, fr.ID, map[string]any{"infrastructure_pid": pid(name, execution)}); err != nil {
 		l.log.WarnContext(ctx, "infrastructure_pid was not set on the flow run; it is launched all the same",
 			"flow_run_id", fr.ID, "error", err)
 	}
@@ -76,10 +74,67 @@ func (l *Launcher) launched(ctx context.Context, rec flowrun.Record, e flowrun.L
 	return l.apply(ctx, rec.FlowRunID, e)
 }
 
+// pid is what Prefect is told of the launch: the job's name, as its worker does, or a slot's
+// execution, which alone is the launch's.
+func pid(job cloudrun.JobName, x cloudrun.ExecutionName) string {
+	if job.Slot() {
+		return x.Execution
+	}
+	return job.Job
+}
+
+// repeat makes a launch in the place where an earlier try was made. failed is why the job
+// could not be rendered again; nil if it could.
+func (l *Launcher) repeat(ctx context.Context, holder string, rec flowrun.Record, p plan, name cloudrun.JobName, failed error) (flowrun.Record, cloudrun.JobName, error) {
+	there := p
+	there.Name = name
+	rec, err := l.attempted(ctx, holder, rec, there.Launch)
+	switch {
+	case err != nil:
+		return rec, name, err
+	case failed != nil:
+		err = failed
+	case name.Slot():
+		made, err := l.again(ctx, there)
+		if made || err != nil {
+			return rec, name, err
+		}
+		return l.place(ctx, holder, rec, p)
+	default:
+		err = l.create(ctx, rec.LaunchID, there.Launch)
+	}
+	if err == nil {
+		return rec, name, nil
+	}
+	err = l.unlessMade(ctx, rec.LaunchID, name, err)
+	if errors.Is(err, errCapacity) {
+		l.tell(ctx, name, err)
+		err = l.noRoom(ctx, rec, there, err)
+	}
+	return rec, name, err
+}
+
+// lost is an error of the ledger, after which nothing may be done about the launch.
+type lost struct{ error }
+
+func (e *lost) Unwrap() error { return e.error }
+
+// attempted records where a try is made, so that whoever takes over looks there. Its error is a lost.
+func (l *Launcher) attempted(ctx context.Context, holder string, rec flowrun.Record, p cloudrun.Launch) (flowrun.Record, error) {
+	rec, err := l.apply(ctx, rec.FlowRunID, flowrun.Attempted{
+		Holder: holder, LaunchID: rec.LaunchID, Project: p.Name.Project, Region: p.Name.Region, JobName: p.Name.Job,
+		Retries: flowrun.ParseRetries(p.Job.GetLabels()[cloudrun.LabelRetries]), Resources: cloudrun.Resources(p.Job),
+	})
+	if err != nil {
+		return rec, &lost{err}
+	}
+	return rec, nil
+}
+
 // render resolves the work pool's template for the flow run.
-func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun, o *origin) (cloudrun.Launch, error) {
+func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun, o *origin) (plan, error) {
 	if err := o.wait(); err != nil {
-		return cloudrun.Launch{}, err
+		return plan{}, err
 	}
 	in := input(l.cfg, o, l.templates.of(o.pool), fr)
 	if parent := traceparent(ctx, fr); parent != "" {
@@ -87,30 +142,37 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	}
 	r, err := jobtemplate.Render(ctx, in, l.lookup)
 	if err != nil {
-		return cloudrun.Launch{}, err
+		return plan{}, err
 	}
 	options, err := l.cfg.Options.with(r.Options)
 	if err != nil {
-		return cloudrun.Launch{}, err
+		return plan{}, err
 	}
-	if err := l.permitted(r, o.pool.Name); err != nil {
-		return cloudrun.Launch{}, err
+	if err := l.permitted(r, options, o.pool.Name); err != nil {
+		return plan{}, err
 	}
 	if err := l.cfg.Secrets.Apply(&r); err != nil {
-		return cloudrun.Launch{}, err
+		return plan{}, err
 	}
 	body, err := r.Job()
 	if err != nil {
-		return cloudrun.Launch{}, err
+		return plan{}, err
+	}
+	if err := l.cfg.Policy.Permits(body); err != nil {
+		return plan{}, err
 	}
 	if options.FastStart {
 		cloudrun.StartFast(body)
 	}
-	cloudrun.GrowMemory(body, rec.Retried[flowrun.RetryOutOfMemory], l.cfg.RetryMemory)
+	most := l.cfg.RetryMemory
+	if l.cfg.Policy.Memory > 0 {
+		most = min(most, l.cfg.Policy.Memory)
+	}
+	cloudrun.GrowMemory(body, rec.Retried[flowrun.RetryOutOfMemory], most)
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
 	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID, options.Retries))
 	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}
-	return cloudrun.Launch{Name: name, Token: cloudrun.Token, Job: body}, nil
+	return plan{cloudrun.Launch{Name: name, ID: rec.LaunchID, Job: body}, options}, nil
 }
 
 func ourLabels(cfg Config, flowRunID string, id flowrun.LaunchID, r flowrun.Retries) map[string]string {
@@ -121,7 +183,7 @@ func ourLabels(cfg Config, flowRunID string, id flowrun.LaunchID, r flowrun.Retr
 
 // permitted returns why a job may not be launched where its template wants it, as whom it
 // wants it: never is it launched elsewhere, or as somebody else, without a word.
-func (l *Launcher) permitted(r jobtemplate.Rendered, pool string) error {
+func (l *Launcher) permitted(r jobtemplate.Rendered, o Options, pool string) error {
 	refused := func(act, hint string, args ...any) error {
 		return &flowrun.Error{Fault: flowrun.Permanent, Act: act, Hint: fmt.Sprintf(hint, args...)}
 	}
@@ -139,28 +201,51 @@ func (l *Launcher) permitted(r jobtemplate.Rendered, pool string) error {
 			"this installation launches in %s only; change the job variable `region`, or add the region to the installation",
 			strings.Join(l.cfg.Regions, ", "))
 	}
+	for _, region := range o.Overflow {
+		if !slices.Contains(l.cfg.Regions, region) {
+			return refused("overflow into region "+region,
+				"this installation launches in %s only; change the job variable `pushpool_overflow_regions`, or add the region to the installation",
+				strings.Join(l.cfg.Regions, ", "))
+		}
+	}
 	return nil
 }
 
-// search returns the name of the job of a launch whose place nobody recorded, wherever it
-// is, and the name given where it is nowhere.
-func (l *Launcher) search(ctx context.Context, id flowrun.LaunchID, name cloudrun.JobName) (cloudrun.JobName, error) {
-	places := []cloudrun.JobName{name}
+// search returns the job of a launch whose place nobody recorded, whatever its name and
+// wherever it is: the one made for it, or the slot that started its execution.
+func (l *Launcher) search(ctx context.Context, id flowrun.LaunchID) (place cloudrun.JobName, found bool, err error) {
 	for _, project := range l.cfg.Projects {
 		for _, region := range l.cfg.Regions {
-			places = append(places, cloudrun.JobName{Project: project, Region: region, Job: name.Job})
+			for job, err := range l.cfg.Jobs(ctx, project, region) {
+				if err != nil {
+					return place, false, err
+				}
+				labels := job.Labels
+				if job.Name.Slot() {
+					if labels, err = l.made(ctx, job.Name, id); err != nil && flowrun.FaultOf(err) != flowrun.NotFound {
+						return place, false, err
+					}
+				}
+				if labels[cloudrun.LabelLaunch] == string(id) {
+					return job.Name, true, nil
+				}
+			}
 		}
 	}
-	for _, place := range places {
-		job, err := l.cloudRun.Job(ctx, place)
-		switch {
-		case err == nil && job.Labels[cloudrun.LabelLaunch] == string(id):
-			return place, nil
-		case err != nil && flowrun.FaultOf(err) != flowrun.NotFound:
-			return name, err
+	return place, false, nil
+}
+
+// made returns the labels of what a launch made in a place: of its job, or, as a slot's job
+// may have been updated since, of its execution there.
+func (l *Launcher) made(ctx context.Context, place cloudrun.JobName, id flowrun.LaunchID) (map[string]string, error) {
+	if place.Slot() {
+		x, err := l.cloudRun.Execution(ctx, place.Launched(id))
+		if err == nil || flowrun.FaultOf(err) != flowrun.NotFound {
+			return x.Labels, err
 		}
 	}
-	return name, nil
+	job, err := l.cloudRun.Job(ctx, place)
+	return job.Labels, err
 }
 
 // create creates the job; that it exists already is success where it is this launch's own.
@@ -194,9 +279,9 @@ func (l *Launcher) create(ctx context.Context, id flowrun.LaunchID, job cloudrun
 // unlessMade returns what came of a try, or nil where an earlier one, of which nobody knows
 // what came, has made the job: then no refusal of this one is the launch's end.
 func (l *Launcher) unlessMade(ctx context.Context, id flowrun.LaunchID, name cloudrun.JobName, failed error) error {
-	there, err := l.cloudRun.Job(ctx, name)
+	labels, err := l.made(ctx, name, id)
 	switch {
-	case err == nil && there.Labels[cloudrun.LabelLaunch] == string(id):
+	case err == nil && labels[cloudrun.LabelLaunch] == string(id):
 		return nil
 	case err != nil && flowrun.FaultOf(err) != flowrun.NotFound && flowrun.FaultOf(err) != flowrun.Permanent:
 		return &flowrun.Error{Act: "look whether an earlier try made job " + name.String(), Err: errors.Join(err, failed)}
@@ -207,21 +292,24 @@ func (l *Launcher) unlessMade(ctx context.Context, id flowrun.LaunchID, name clo
 // failed decides what a launch comes to that could not be made: put back for lack of
 // quota, rejected for good, or tried again when the message is redelivered.
 func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record, err error) error {
-	now := l.cfg.Now()
 	var event flowrun.Event
-	switch flowrun.FaultOf(err) {
-	case flowrun.Permanent, flowrun.NotFound:
+	var wait *noRoom
+	var gone *lost
+	switch fault := flowrun.FaultOf(err); {
+	case errors.As(err, &gone):
+		return gone.error
+	case errors.As(err, &wait):
+		event = flowrun.PutBack{
+			Holder: holder, Reason: err.Error(), Region: wait.region, SlotAt: wait.at, WaitingSince: wait.since,
+			Report: &flowrun.Report{
+				Type: flowrun.StateScheduled, Name: "AwaitingCapacity", ScheduledTime: wait.at,
+				Message: fmt.Sprintf("Cloud Run has no capacity for this flow run now; it is launched at %s. Waiting since %s: %v",
+					wait.at.UTC().Format(time.TimeOnly), wait.since.UTC().Format(time.RFC3339), err),
+			},
+		}
+	case fault == flowrun.Permanent, fault == flowrun.NotFound:
 		event = flowrun.Rejected{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
 			Type: flowrun.StateCrashed, Name: "Crashed", Message: "Failed to submit flow run to infrastructure: " + err.Error(),
-		}}
-	case flowrun.Refused:
-		if !errors.Is(err, errCapacity) {
-			return err
-		}
-		wait := l.cfg.PutBackFor/2 + time.Duration(l.cfg.Random()*float64(l.cfg.PutBackFor))
-		event = flowrun.PutBack{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
-			Type: flowrun.StateScheduled, Name: "AwaitingCapacity", ScheduledTime: now.Add(wait),
-			Message: "Cloud Run has no capacity for this flow run now; it is tried again. " + err.Error(),
 		}}
 	default:
 		return err

@@ -5,8 +5,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +44,8 @@ type Waiting interface {
 // CloudRun is what launching asks of Cloud Run.
 type CloudRun interface {
 	CreateJob(ctx context.Context, l cloudrun.Launch) error
+	UpdateJob(ctx context.Context, l cloudrun.Launch, etag string) error
+	Execution(ctx context.Context, name cloudrun.ExecutionName) (cloudrun.Execution, error)
 	Job(ctx context.Context, name cloudrun.JobName) (cloudrun.Job, error)
 }
 
@@ -53,6 +55,7 @@ type Ledger interface {
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
 	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
+	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 }
 
 // Config holds the limits of launching. Durations are settle.Config's where they have the same name.
@@ -61,8 +64,7 @@ type Config struct {
 	Projects []string
 	// Install is the installation's id, PROJECT/NAME; Name its name alone, which fits a label.
 	Install, Name string
-	// Regions are those that may be launched in, all if there are none: a job whose region
-	// nobody recorded is searched for in them.
+	// Regions are those that may be launched in, all if there are none.
 	Regions            []string
 	Lease, CallTimeout time.Duration
 	// LookAhead is how far ahead timers are set; what is due later is found by the sweep.
@@ -70,20 +72,28 @@ type Config struct {
 	// EarlyRead is how long after its publication a message about a flow run that Prefect
 	// does not know yet is delivered again: events are published before they are committed.
 	EarlyRead time.Duration
-	// PutBackFor is how long a flow run waits that was refused for lack of quota, give or take a half.
-	PutBackFor time.Duration
+	// Slots is how many jobs of launch mode slots there are in a region, at most cloudrun.MaxSlots.
+	Slots int
+	// InPlace is how long a launch is waited for with the flow run PENDING, some seconds; one
+	// that can be made later only goes back to SCHEDULED.
+	InPlace time.Duration
+	// CapacityWait is how long in all a flow run waits for Cloud Run to have room for it,
+	// until it is CRASHED with the reason.
+	CapacityWait time.Duration
 	// Settings are the PREFECT_… variables that every container gets, PREFECT_API_URL among them.
 	Settings []jobtemplate.Setting
 	Secrets  jobtemplate.Secrets
 	// DefaultImage is run where neither template nor job variables name an image.
 	DefaultImage string
+	// Policy is what flow runs may ask for.
+	Policy cloudrun.Policy
 	// Options are those of launches whose job variables say nothing else.
 	Options Options
+	// Jobs lists those of a region, for a launch whose job's place nobody recorded.
+	Jobs func(ctx context.Context, project, region string) iter.Seq2[cloudrun.Job, error]
 	// RetryMemory is settle.Config's.
 	RetryMemory int64
 	Now         func() time.Time
-	// Random spreads what is put back, from 0 up to 1; nil means rand.Float64.
-	Random func() float64
 }
 
 // Launcher launches flow runs. It is safe for concurrent use.
@@ -93,6 +103,7 @@ type Launcher struct {
 	catalog  Catalog
 	lookup   jobtemplate.Lookup
 	cloudRun CloudRun
+	budget   Budget
 	ledger   Ledger
 	settler  *settle.Settler
 	messages settle.Messages
@@ -104,18 +115,15 @@ type Launcher struct {
 }
 
 // New returns a launcher for the work pools named.
-func New(f FlowRuns, w Waiting, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, l Ledger, s *settle.Settler, m settle.Messages,
+func New(f FlowRuns, w Waiting, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, b Budget, l Ledger, s *settle.Settler, m settle.Messages,
 	log *slog.Logger, pools []string, cfg Config,
 ) *Launcher {
-	if cfg.Random == nil {
-		cfg.Random = rand.Float64
-	}
 	ours := map[string]bool{}
 	for _, p := range pools {
 		ours[p] = true
 	}
 	return &Launcher{
-		flowRuns: f, queue: w, catalog: c, lookup: lookup, cloudRun: cr, ledger: l, settler: s, messages: m,
+		flowRuns: f, queue: w, catalog: c, lookup: lookup, cloudRun: cr, budget: b, ledger: l, settler: s, messages: m,
 		log: log, pools: ours, cfg: cfg,
 	}
 }

@@ -23,13 +23,21 @@ type Options struct {
 	// Retries is how often the flow run is launched again for how its executions end:
 	// pushpool_retries gives some or all budgets, pushpool_retry_started the rest.
 	Retries flowrun.Retries
+	// Overflow are further regions, in their order, for when the job's own has no room:
+	// pushpool_overflow_regions.
+	Overflow []string
 }
 
 // Mode is how an execution is started.
 type Mode string
 
-// ModeJob creates a job for each launch, which starts the execution.
-const ModeJob Mode = "job"
+const (
+	// ModeJob creates a job for each launch, which starts the execution.
+	ModeJob Mode = "job"
+	// ModeSlots updates one of a fixed set of jobs for each launch: one write instead of two,
+	// as no job has to be deleted, and never near the quota of jobs.
+	ModeSlots Mode = "slots"
+)
 
 // option is one option: how its value is taken over, which says whether it could be, and
 // what to write.
@@ -39,13 +47,23 @@ type option struct {
 }
 
 var options = map[string]option{
-	jobtemplate.OptionPrefix + "launch_mode": {expect: `"job"`, read: func(o *Options, value any) bool {
+	jobtemplate.OptionPrefix + "launch_mode": {expect: `"job" or "slots"`, read: func(o *Options, value any) bool {
 		mode, _ := value.(string)
 		o.Mode = Mode(mode)
-		return o.Mode == ModeJob
+		return o.Mode == ModeJob || o.Mode == ModeSlots
 	}},
 	jobtemplate.OptionPrefix + "fast_start": {expect: "true or false", read: func(o *Options, value any) (ok bool) {
 		o.FastStart, ok = value.(bool)
+		return ok
+	}},
+	jobtemplate.OptionPrefix + "overflow_regions": {expect: `an array of regions, such as ["europe-west4"]`, read: func(o *Options, value any) bool {
+		list, ok := value.([]any)
+		o.Overflow = nil
+		for _, v := range list {
+			region, isText := v.(string)
+			ok = ok && isText && region != ""
+			o.Overflow = append(o.Overflow, region)
+		}
 		return ok
 	}},
 	jobtemplate.OptionPrefix + "retries": {

@@ -11,7 +11,7 @@ import (
 
 // Preview is a flow run's job before it is created.
 type Preview struct {
-	// Launch is what would be created.
+	// Launch is what would be created; of the jobs of launch mode slots, the first stands for all.
 	Launch cloudrun.Launch
 	// Worker is what Prefect's worker would create from the same; its job's name is not known.
 	Worker cloudrun.Launch
@@ -34,6 +34,9 @@ func (l *Launcher) Preview(ctx context.Context, fr prefect.FlowRun) (Preview, er
 		return Preview{}, err
 	}
 	rec := flowrun.Record{FlowRunID: fr.ID, Launch: flowrun.Launch{LaunchID: flowrun.NewLaunchID(l.cfg.Install, fr.ID, fr.StateID)}}
-	p.Launch, err = l.render(ctx, rec, fr, o)
+	made, err := l.render(ctx, rec, fr, o)
+	if p.Launch = made.Launch; made.Mode == ModeSlots {
+		p.Launch.Name.Job = cloudrun.SlotJob(l.cfg.Name, 0)
+	}
 	return p, err
 }

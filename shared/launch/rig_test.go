@@ -26,6 +26,7 @@ import (
 	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
+	"github.com/pushpool/pushpool/shared/quota"
 	"github.com/pushpool/pushpool/shared/settle"
 )
 
@@ -49,6 +50,7 @@ type rig struct {
 	}
 	cloudRun *cloudrun.Client
 	emulator *cloudruntest.Server
+	budget   *quota.Budget
 	ledger   *fallibleLedger
 	follower follower
 	messages *outbox
@@ -67,16 +69,21 @@ type rig struct {
 // newRig starts a rig whose work pool "etl" runs commands of a shell, `sleep 600` if none is given.
 func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	t.Helper()
+	return newRigOf(t, cloudruntest.Options{StopGrace: time.Second}, change...)
+}
+
+// newRigOf is newRig with an emulator of Cloud Run that behaves as told.
+func newRigOf(t *testing.T, o cloudruntest.Options, change ...func(*launch.Config)) *rig {
+	t.Helper()
 	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
 	server := prefecttest.New(prefecttest.Options{Now: r.now, Intercept: r.onPrefect})
 	t.Cleanup(server.Close)
 	r.apiURL = server.URL()
-	emulator, err := cloudruntest.Start(cloudruntest.Options{
-		Env: []string{"PATH=/usr/bin:/bin"}, StopGrace: time.Second,
-		Intercept: func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
-			return r.onCloudRun(method, phase)
-		},
-	})
+	o.Env = []string{"PATH=/usr/bin:/bin"}
+	o.Intercept = func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
+		return r.onCloudRun(method, phase)
+	}
+	emulator, err := cloudruntest.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,12 +107,13 @@ func newRig(t *testing.T, change ...func(*launch.Config)) *rig {
 	})
 	cfg := launch.Config{
 		Projects: []string{project}, Install: install, Name: "pushpool", Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
-		LookAhead: 150 * time.Second, EarlyRead: 30 * time.Second, PutBackFor: time.Minute, Now: r.now,
+		LookAhead: 150 * time.Second, EarlyRead: 30 * time.Second, Slots: 3, InPlace: time.Second, CapacityWait: 24 * time.Hour, Jobs: r.cloudRun.Jobs, Now: r.now,
 	}
 	for _, c := range change {
 		c(&cfg)
 	}
-	r.launcher = launch.New(r, r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
+	r.budget = quota.New(r.ledger, flowrun.Quota{Writes: 180, Jobs: 1000}, r.now)
+	r.launcher = launch.New(r, r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.budget, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
 	r.flowRuns = r.prefect
 	return r
 }

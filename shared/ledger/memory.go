@@ -95,7 +95,7 @@ func (m *Memory) UpdateDeployment(ctx context.Context, id string, change func(fl
 // UpdateRegion implements Ledger.
 func (m *Memory) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
 	return updated(ctx, m, m.regions, name, func(r flowrun.Region) flowrun.Region {
-		r.Name, r.Spans, r.Slots = name, slices.Clone(r.Spans), slices.Clone(r.Slots)
+		r.Name, r.Spans, r.Deletions, r.Slots = name, slices.Clone(r.Spans), slices.Clone(r.Deletions), slices.Clone(r.Slots)
 		return r
 	}, change)
 }

@@ -84,7 +84,7 @@ func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.L
 		l.Project, l.Region = told.Execution.Project, told.Execution.Region
 		l.JobName, l.ExecutionName = told.Execution.Job, told.Execution.String()
 	} else if Made(fr, c.LaunchID) {
-		l.JobName = fr.InfrastructurePID // the region is looked for
+		l.JobName = cloudrun.JobOf(fr.InfrastructurePID, c.LaunchID) // the region is looked for
 	}
 	return l
 }
@@ -212,7 +212,7 @@ func (s *Settler) name(l flowrun.Launch) cloudrun.ExecutionName {
 	if n, err := cloudrun.ParseExecutionName(l.ExecutionName); err == nil {
 		return n
 	}
-	return cloudrun.JobName{Project: cmp.Or(l.Project, s.cfg.Projects[0]), Region: l.Region, Job: l.JobName}.Execution(cloudrun.Token)
+	return cloudrun.JobName{Project: cmp.Or(l.Project, s.cfg.Projects[0]), Region: l.Region, Job: l.JobName}.Launched(l.LaunchID)
 }
 
 // where is the links that end a message to the flow's author.

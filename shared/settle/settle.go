@@ -321,6 +321,10 @@ func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f
 		}
 		return fmt.Errorf("%w: execution %s is being stopped because %s", ErrWait, f.execution.Name, why)
 	}
+	if job := s.name(rec.Launch).JobName(); job.Slot() {
+		// It runs others' executions, too: this one is cancelled once it is there.
+		return fmt.Errorf("%w: job %s is still starting an execution, which is then cancelled because %s", ErrWait, job, why)
+	}
 	if err := s.cloudRun.DeleteJob(ctx, s.name(rec.Launch).JobName()); err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ variables {
   flow_prefect_api_url      = "https://prefect.internal/api"
   fast_start                = true
   retries                   = { platform = 1 }
+  launch_mode               = "slots"
+  policy                    = { images = ["europe-docker.pkg.dev/my-project/flows/*"], max_cpu = "4", max_memory = "8Gi", max_timeout = "1h30m" }
   cloud_run_quota           = { writes_per_minute = 600, jobs = 5000 }
   settings                  = { LOOK_AHEAD = "300s" }
   notification_channels     = ["projects/my-project/notificationChannels/1"]

@@ -190,10 +190,12 @@ func TestTheSinkTakesTheEndsOfOurExecutionsOnly(t *testing.T) {
 		expect(name+", other project", e.set("logName", "projects/other/logs/cloudaudit.googleapis.com%2Fsystem_event"), false)
 		expect(name+", call of the API", e.set("logName", "projects/my-project/logs/cloudaudit.googleapis.com%2Fdata_access"), false)
 		expect(name+", service", e.set("resource.type", "cloud_run_revision"), false)
-		expect(name+", job updated", e.set("protoPayload.methodName", "/Jobs.UpdateJob"), false)
-		created := e.set("protoPayload.methodName", "/Jobs.CreateJob")
-		expect(name+", job can never start", created.set("severity", "ERROR"), true)
-		expect(name+", job is ready", created.set("severity", "INFO"), false)
+		expect(name+", job deleted", e.set("protoPayload.methodName", "/Jobs.DeleteJob"), false)
+		for _, made := range []string{"CreateJob", "UpdateJob"} {
+			job := e.set("protoPayload.methodName", "/Jobs."+made)
+			expect(name+", "+made+", it can never start", job.set("severity", "ERROR"), true)
+			expect(name+", "+made+", it is ready", job.set("severity", "INFO"), false)
+		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s\ntakes (-want +got):\n%s", filter, diff)

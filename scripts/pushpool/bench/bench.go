@@ -28,6 +28,9 @@ var benchmarks = map[string]func(context.Context, *bench) error{
 	"overhead":   overhead,
 	"process":    process,
 	"fast-start": fastStart,
+	"throttle":   throttle,
+	"requests":   requests,
+	"sustained":  sustained,
 }
 
 // bench is a benchmark that is being run.

@@ -215,7 +215,7 @@ func (f *Facts) executions() []cloudrun.ExecutionName {
 		if project == "" {
 			project = f.Setting.Projects[0]
 		}
-		return []cloudrun.ExecutionName{cloudrun.JobName{Project: project, Region: f.Record.Region, Job: f.Record.JobName}.Execution(cloudrun.Token)}
+		return []cloudrun.ExecutionName{cloudrun.JobName{Project: project, Region: f.Record.Region, Job: f.Record.JobName}.Launched(f.Record.LaunchID)}
 	}
 	if f.FlowRun == nil || f.FlowRun.InfrastructurePID == "" || !f.Claim.Ours {
 		return nil
@@ -223,7 +223,8 @@ func (f *Facts) executions() []cloudrun.ExecutionName {
 	var names []cloudrun.ExecutionName
 	for _, project := range f.Setting.Projects {
 		for _, region := range f.Setting.Regions {
-			names = append(names, cloudrun.JobName{Project: project, Region: region, Job: f.FlowRun.InfrastructurePID}.Execution(cloudrun.Token))
+			job := cloudrun.JobOf(f.FlowRun.InfrastructurePID, f.Claim.LaunchID)
+			names = append(names, cloudrun.JobName{Project: project, Region: region, Job: job}.Launched(f.Claim.LaunchID))
 		}
 	}
 	return names

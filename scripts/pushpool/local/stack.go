@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -71,6 +72,14 @@ type Options struct {
 	OnPrefectCall func(method, path string)
 	// Postgres lets the real server keep its data in PostgreSQL; else in SQLite.
 	Postgres bool
+	// Processes is how many processes serve the functions, each all of them; 0 is 1. More need a
+	// ledger that they share: the Firestore emulator, which is started.
+	Processes int
+	// WritesPerMinute, MaxJobs and MaxExecutions are Cloud Run's quotas; 0 is none, but for
+	// 1000 jobs.
+	WritesPerMinute, MaxJobs, MaxExecutions int
+	// LaunchMode is the installation's; empty is job.
+	LaunchMode string
 	// Output receives the log lines of functions and containers; nil: none.
 	Output io.Writer
 	// Say tells of progress.
@@ -86,6 +95,7 @@ type Stack struct {
 	FlowRuns  *publish.Topic
 
 	apiURL string
+	push   string // host:port of the functions for pushes
 	dir    string
 	urls   [][2]string
 	close  []func()
@@ -127,6 +137,9 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 	if err != nil {
 		return s, err
 	}
+	if err := s.startFirestore(ctx); err != nil {
+		return s, err
+	}
 	environ, err := s.startGoogle(ctx, containers)
 	if err != nil {
 		return s, err
@@ -137,6 +150,9 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 		return s, err
 	}
 	s.note("functions", "http://"+s.Functions.addr)
+	if err := s.startOthers(ctx); err != nil {
+		return s, err
+	}
 	if err := s.subscribe(ctx); err != nil {
 		return s, err
 	}
@@ -201,6 +217,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	if cloudRun == "" {
 		s.CloudRun, err = cloudruntest.Start(cloudruntest.Options{
 			Env: containers, Dir: s.dir, EntryDelay: s.EntryDelay, Output: s.Output,
+			WritesPerMinute: s.WritesPerMinute, MaxJobs: s.MaxJobs, MaxExecutions: s.MaxExecutions,
 			Publish: func(ctx context.Context, entry []byte) error {
 				_, err := executions.Publish(ctx, entry, nil)
 				return err
@@ -243,6 +260,11 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("PREFECT_API_URL", functionsURL)
 	set("CONTAINER_PREFECT_API_URL", s.apiURL)
 	set("PREFECT_REQUESTS_PER_MINUTE", "6000") // a server of one's own has no limit
+	// Neither has an emulator, unless it was given one.
+	set("CLOUD_RUN_WRITES_PER_MINUTE", strconv.Itoa(cmp.Or(s.WritesPerMinute, 60_000)))
+	set("CLOUD_RUN_MAX_JOBS", strconv.Itoa(cmp.Or(s.MaxJobs, 1000)))
+	set("LAUNCH_MODE", cmp.Or(s.LaunchMode, "job"))
+	set("SLOTS", "100")
 	set("PATH", os.Getenv("PATH"))
 	return environ, nil
 }
@@ -253,7 +275,7 @@ func (s *Stack) subscribe(ctx context.Context) error {
 	for topic, function := range map[string]string{TopicFlowRuns: "dispatcher", TopicExecutions: "finalizer"} {
 		pusher, err := deliverytest.NewPusher(ctx, deliverytest.PusherOptions{
 			Addr: os.Getenv("PUBSUB_EMULATOR_HOST"), Project: Project, Topic: topic, Subscription: topic,
-			Endpoint: s.Functions.URL(function), MinBackoff: time.Second, MaxBackoff: 10 * time.Second,
+			Endpoint: "http://" + s.push + "/" + function, MinBackoff: time.Second, MaxBackoff: 10 * time.Second,
 			MaxAttempts: 100, DeadLetterTopic: TopicDeadLetter, Timeout: 90 * time.Second,
 			Fault: func(p deliverytest.Push) deliverytest.Fault {
 				if f := s.onPush.Load(); f != nil && topic == TopicFlowRuns {

@@ -41,7 +41,11 @@ func completionEntry(x *execution) []byte {
 // caller holds s.mu.
 func creationEntry(j *job) []byte {
 	c := j.proto.GetTerminalCondition()
-	return encode(logEntry(j, "/Jobs.CreateJob", "jobs/"+j.id, "ERROR",
+	method := "/Jobs.CreateJob"
+	if j.proto.GetGeneration() > 1 {
+		method = "/Jobs.UpdateJob"
+	}
+	return encode(logEntry(j, method, "jobs/"+j.id, "ERROR",
 		object{"code": int(failureCode(c)), "message": c.GetMessage()}, v1Job(j)))
 }
 

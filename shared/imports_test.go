@@ -23,28 +23,29 @@ const (
 var arrows = map[string]struct{ shared, clients []string }{
 	"flowrun": {},
 	// Adapters: each knows one technology, and none knows another, but for what travels.
-	"message":     {},
-	"telemetry":   {},
-	"delivery":    {shared: []string{"message", "telemetry"}},
-	"publish":     {shared: []string{"message"}, clients: []string{"pubsub"}},
-	"timer":       {shared: []string{"message"}, clients: []string{"cloudtasks"}},
-	"followup":    {shared: []string{"message"}},
-	"ledger":      {clients: []string{"firestore"}},
-	"quota":       {},
-	"jobtemplate": {clients: []string{"run"}},
-	"prefect":     {},
-	"cloudrun":    {clients: []string{"run"}},
+	"message":      {},
+	"telemetry":    {},
+	"delivery":     {shared: []string{"message", "telemetry"}},
+	"publish":      {shared: []string{"message"}, clients: []string{"pubsub"}},
+	"timer":        {shared: []string{"message"}, clients: []string{"cloudtasks"}},
+	"followup":     {shared: []string{"message"}},
+	"ledger":       {clients: []string{"firestore"}},
+	"quota":        {},
+	"jobtemplate":  {clients: []string{"run"}},
+	"prefect":      {},
+	"cloudrun":     {clients: []string{"run"}},
+	"containerlog": {clients: []string{"logging"}},
 	// What the ledger records, told to others.
 	"lifecycle": {shared: []string{"message", "ledger"}},
 	// Use cases: what is done with the adapters.
 	"settle": {shared: adapters},
 	"launch": {shared: append([]string{"settle"}, adapters...)},
 	// What the functions' wire.go have in common.
-	"install": {shared: append([]string{"settle", "launch", "lifecycle"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run"}},
+	"install": {shared: append([]string{"settle", "launch", "lifecycle"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run", "logging"}},
 }
 
 var adapters = []string{
-	"message", "telemetry", "delivery", "publish", "timer", "followup", "ledger", "quota", "jobtemplate", "prefect", "cloudrun",
+	"message", "telemetry", "delivery", "publish", "timer", "followup", "ledger", "quota", "jobtemplate", "prefect", "cloudrun", "containerlog",
 }
 
 // file is a Go file of the module.

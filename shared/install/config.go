@@ -101,6 +101,10 @@ type Core struct {
 
 	CloudRunEmulator string `env:"CLOUD_RUN_EMULATOR_HOST" expect:"host:port of a Cloud Run emulator"`
 	TasksEmulator    string `env:"CLOUD_TASKS_EMULATOR_HOST" expect:"host:port of a Cloud Tasks emulator"`
+
+	// LogReads copy a container's last lines to its flow run's log, where that ended badly.
+	LogReads        int    `env:"LOG_READS_PER_MINUTE" envDefault:"10" expect:"how often an instance may read Cloud Logging in a minute, of the project's 60 that people share; 0: never"`
+	LoggingEmulator string `env:"CLOUD_LOGGING_EMULATOR_HOST" expect:"host:port of a Cloud Logging emulator"`
 }
 
 // Prefect says which Prefect API the functions call.
@@ -225,6 +229,9 @@ func (c Core) Validate() error {
 	}
 	if c.TasksServiceAccount == "" && c.TasksEmulator == "" {
 		errs = append(errs, Invalid[Core]("TASKS_SERVICE_ACCOUNT", "not set"))
+	}
+	if c.LogReads < 0 || c.LogReads > 60 {
+		errs = append(errs, Invalid[Core]("LOG_READS_PER_MINUTE", fmt.Sprint(c.LogReads)))
 	}
 	if c.Ledger != "firestore" && c.Ledger != "memory" {
 		errs = append(errs, Invalid[Core]("LEDGER", fmt.Sprintf("%q", c.Ledger)))

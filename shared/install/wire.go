@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/containerlog"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/followup"
 	"github.com/pushpool/pushpool/shared/ledger"
@@ -146,11 +147,18 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		timer.New(tasks, timer.Config{Queue: c.TasksQueue, PublishURL: publishURL(common), ServiceAccount: c.TasksServiceAccount}),
 		clients.Ledger, time.Now,
 	)
+	var lines settle.Lines
+	if c.LogReads > 0 && (c.LoggingEmulator != "" || c.CloudRunEmulator == "") { // an emulator's lines are not in Cloud Logging
+		if lines, err = containerlog.New(ctx, c.LogReads, s.google(c.LoggingEmulator)...); err != nil {
+			return clients, err
+		}
+	}
 	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
-		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions, Now: time.Now, Random: s.Random,
+		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions,
+		Lines: lines, Logs: clients.Prefect, Now: time.Now, Random: s.Random,
 	})
 	return clients, nil
 }

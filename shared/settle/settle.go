@@ -76,7 +76,10 @@ type Config struct {
 	RetryMemory int64
 	// Executions lists those of a region, for a launch whose job's name nobody knows any more.
 	Executions func(ctx context.Context, project, region string) iter.Seq2[cloudrun.Execution, error]
-	Now        func() time.Time
+	// Lines and Logs copy a container's last lines to the flow run's log; nil: they are not.
+	Lines Lines
+	Logs  FlowRunLogs
+	Now   func() time.Time
 	// Random spreads retries, from 0 up to 1; nil means rand.Float64.
 	Random func() float64
 }
@@ -215,10 +218,12 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 		return err
 	case report == nil:
 		s.finished(ctx, rec, fr.StateType)
+		defer s.tail(ctx, rec, e.Execution)
 	default:
 		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {
 			return err
 		}
+		defer s.tail(ctx, rec, e.Execution)
 	}
 	if next == flowrun.NextDispatch {
 		if err := s.messages.Dispatch(ctx, fr.ID); err != nil {

@@ -237,6 +237,9 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	}
 	s.note("Cloud Run", "CLOUD_RUN_EMULATOR_HOST="+cloudRun)
 	set("CLOUD_RUN_EMULATOR_HOST", cloudRun)
+	if s.CloudRun != nil {
+		set("CLOUD_LOGGING_EMULATOR_HOST", cloudRun)
+	}
 
 	ledger := "memory"
 	if host := os.Getenv("FIRESTORE_EMULATOR_HOST"); host != "" {

@@ -39,7 +39,7 @@ func (x *execution) snapshot() Execution {
 		Name: x.proto.GetName(), Labels: maps.Clone(x.proto.GetLabels()), State: x.state, PID: x.tasks[0].pid,
 		Message: x.condition("Completed").GetMessage(), JobCreated: x.jobCreated,
 		Created: at(x.proto.GetCreateTime()), Started: at(x.proto.GetStartTime()), Completed: at(x.proto.GetCompletionTime()),
-		LastLines: x.lines.last(),
+		LastLines: x.lines.texts(),
 	}
 }
 

@@ -280,10 +280,15 @@ func (s *Server) write(x *execution, file io.Writer, line string) {
 // tail keeps the last lines of an execution.
 type tail struct {
 	mu    sync.Mutex
-	lines []string
+	lines []logLine
 }
 
-const keptLines = 50
+type logLine struct {
+	at   time.Time
+	text string
+}
+
+const keptLines = 200
 
 func (t *tail) add(line string) {
 	t.mu.Lock()
@@ -291,11 +296,19 @@ func (t *tail) add(line string) {
 	if len(t.lines) == keptLines {
 		t.lines = slices.Delete(t.lines, 0, 1)
 	}
-	t.lines = append(t.lines, line)
+	t.lines = append(t.lines, logLine{time.Now(), line})
 }
 
-func (t *tail) last() []string {
+func (t *tail) last() []logLine {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.lines)
+}
+
+func (t *tail) texts() []string {
+	var all []string
+	for _, l := range t.last() {
+		all = append(all, l.text)
+	}
+	return all
 }

@@ -3,7 +3,7 @@
 //
 // Jobs, executions, tasks and operations follow the Admin API v2 in names, conditions,
 // counters, errors and validation; ends of executions are published as audit LogEntries
-// shaped like Cloud Run's own. Where no capture of the real thing is known, the wording is
+// shaped like Cloud Run's own, and what containers wrote is read by Cloud Logging's API. Where no capture of the real thing is known, the wording is
 // marked as assumed beside its constant.
 //
 // Images are not pulled: a container's command is run on this machine, with an environment
@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"cloud.google.com/go/logging/apiv2/loggingpb"
 	"cloud.google.com/go/longrunning/autogen/longrunningpb"
 	"cloud.google.com/go/run/apiv2/runpb"
 	"google.golang.org/api/option"
@@ -157,6 +158,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	runpb.RegisterExecutionsServer(r, s)
 	runpb.RegisterTasksServer(r, s)
 	longrunningpb.RegisterOperationsServer(r, s)
+	loggingpb.RegisterLoggingServiceV2Server(r, &logs{server: s})
 }
 
 // delays are those of an execution of the job.

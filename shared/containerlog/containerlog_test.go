@@ -1,0 +1,143 @@
+package containerlog_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"cloud.google.com/go/run/apiv2/runpb"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
+	"github.com/pushpool/pushpool/shared/containerlog"
+	"github.com/pushpool/pushpool/shared/flowrun"
+)
+
+// rig runs a script in an execution, to its end, and reads Cloud Logging of the same machine.
+type rig struct {
+	*containerlog.Client
+	t      *testing.T
+	ended  cloudruntest.Execution
+	server *cloudruntest.Server
+}
+
+func newRig(t *testing.T, perMinute int, script string) rig {
+	t.Helper()
+	server, err := cloudruntest.Start(cloudruntest.Options{Env: []string{"PATH=/usr/bin:/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	jobs, err := cloudrun.New(t.Context(), server.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = jobs.Close() })
+	err = jobs.CreateJob(t.Context(), cloudrun.Launch{
+		Name: cloudrun.JobName{Project: "p", Region: "r", Job: "pp-a"}, Token: cloudrun.Token,
+		Job: &runpb.Job{Template: &runpb.ExecutionTemplate{Template: &runpb.TaskTemplate{
+			Retries: &runpb.TaskTemplate_MaxRetries{}, Containers: []*runpb.Container{{Image: "i", Command: []string{"sh", "-c", script}}},
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rig{t: t, server: server}
+	for end := time.Now().Add(20 * time.Second); r.ended.Completed.IsZero(); time.Sleep(10 * time.Millisecond) {
+		if r.ended = server.Executions()[0]; time.Now().After(end) {
+			t.Fatal("the execution does not end")
+		}
+	}
+	if r.Client, err = containerlog.New(t.Context(), perMinute, server.ClientOptions()...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+func (r rig) last(execution string) []string {
+	r.t.Helper()
+	lines, err := r.Last(r.t.Context(), "p", "pp-a", execution, r.ended.JobCreated)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var texts []string
+	for _, l := range lines {
+		if l.Time.Before(r.ended.JobCreated) || l.Time.After(time.Now()) {
+			r.t.Errorf("%q was written at %s", l.Text, l.Time)
+		}
+		texts = append(texts, l.Text)
+	}
+	return texts
+}
+
+func TestTheLastLinesAreReadInOrder(t *testing.T) {
+	r := newRig(t, 10, `for i in $(seq 60); do echo line $i; done; exit 1`)
+	var want []string
+	for i := 11; i <= 60; i++ {
+		want = append(want, fmt.Sprintf("line %d", i))
+	}
+	if diff := cmp.Diff(want, r.last("pp-a-x")); diff != "" {
+		t.Error(diff)
+	}
+	if got := r.last("pp-a-another"); got != nil {
+		t.Errorf("of another execution: %q", got)
+	}
+}
+
+func TestLongLinesAreFewer(t *testing.T) {
+	r := newRig(t, 10, `for i in $(seq 20); do head -c 5000 /dev/zero | tr '\0' x; echo; done; printf 'é%.0s' $(seq 3000); echo`)
+	got := r.last("pp-a-x")
+	total := 0
+	for _, l := range got {
+		if total += len(l); len(l) > 2_000+len("…") {
+			t.Errorf("a line of %d bytes", len(l))
+		}
+	}
+	if total > 17_000 || len(got) < 5 || !strings.HasSuffix(got[len(got)-1], "é…") {
+		t.Errorf("%d lines, %d bytes, the last ends with %q", len(got), total, got[len(got)-1][1_990:])
+	}
+}
+
+func TestWhatAContainerWroteOfSecretsIsTakenOut(t *testing.T) {
+	const key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\n-----END PRIVATE KEY-----"
+	r := newRig(t, 10, "cat <<'END'\nbefore\nPREFECT_API_KEY=pnu_abcdef0123456789\n"+key+"\nafter\nEND\n")
+	want := []string{"before", "PREFECT_API_KEY=(secret)", "(secret)", "(secret)", "(secret)", "after"}
+	if diff := cmp.Diff(want, r.last("pp-a-x")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestReadsKeepWithinTheirBudget holds that no call is made beyond it, and none waited for.
+func TestReadsKeepWithinTheirBudget(t *testing.T) {
+	r := newRig(t, 2, "true")
+	for range 2 {
+		r.last("pp-a-x")
+	}
+	start := time.Now()
+	_, err := r.Last(t.Context(), "p", "pp-a", "pp-a-x", time.Time{})
+	if !errors.Is(err, containerlog.ErrBudget) || flowrun.FaultOf(err) != flowrun.Refused || time.Since(start) > 5*time.Second {
+		t.Errorf("%v after %s", err, time.Since(start))
+	}
+}
+
+func TestTheProjectsOwnQuotaIsRespected(t *testing.T) {
+	r := newRig(t, 60, "true")
+	var err error
+	for range 61 {
+		other, nerr := containerlog.New(t.Context(), 1, r.server.ClientOptions()...)
+		if nerr != nil {
+			t.Fatal(nerr)
+		}
+		_, err = other.Last(t.Context(), "p", "pp-a", "pp-a-x", time.Time{})
+		_ = other.Close()
+	}
+	if status.Code(errors.Unwrap(err)) != codes.ResourceExhausted || flowrun.FaultOf(err) != flowrun.Refused {
+		t.Errorf("%v", err)
+	}
+}

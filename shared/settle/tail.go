@@ -1,0 +1,82 @@
+package settle
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/containerlog"
+	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// Lines reads what containers wrote last.
+type Lines interface {
+	Last(ctx context.Context, project, job, execution string, after time.Time) ([]containerlog.Line, error)
+}
+
+// FlowRunLogs writes to the log of a flow run in Prefect.
+type FlowRunLogs interface {
+	Log(ctx context.Context, flowRunID string, lines ...prefect.LogLine) error
+}
+
+// tailTimeout bounds all that is done for the last lines.
+const tailTimeout = 8 * time.Second
+
+// tail copies the container's last lines to the flow run's log in Prefect, where it did not
+// end well. Prefect has been told the end by then: whatever goes wrong here is logged, and
+// the lines are still in Cloud Logging.
+func (s *Settler) tail(ctx context.Context, rec flowrun.Record, x cloudrun.ExecutionName) {
+	if s.cfg.Lines == nil || !endedBadly(rec.Launch) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, tailTimeout)
+	defer cancel()
+	lines, err := s.cfg.Lines.Last(ctx, x.Project, x.Job, x.Execution, rec.LaunchedAt)
+	if err == nil && len(lines) > 0 {
+		err = s.cfg.Logs.Log(ctx, rec.FlowRunID, logLines(lines, x)...)
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "the container's last lines were not copied to the flow run's log; they are in Cloud Logging",
+			"flow_run_id", rec.FlowRunID, "execution", x.String(), "error", err)
+	}
+}
+
+// endedBadly reports whether the last lines may tell why a launch ended. Those whose
+// container never ran wrote none, and who cancelled knows why.
+func endedBadly(l flowrun.Launch) bool {
+	switch l.Outcome {
+	case flowrun.Succeeded:
+		return l.Report != nil
+	case flowrun.Image, flowrun.Secret, flowrun.Permission, flowrun.Cancelled:
+		return false
+	}
+	return true
+}
+
+// logLines are the lines as Prefect shows them, under a heading.
+func logLines(lines []containerlog.Line, x cloudrun.ExecutionName) []prefect.LogLine {
+	all := []prefect.LogLine{{
+		Time: lines[0].Time, Level: levelInfo,
+		Message: fmt.Sprintf("The last %d lines of the container of execution %s; all of them: %s", len(lines), x.Execution, x.LogsURL()),
+	}}
+	for _, l := range lines {
+		level := levelInfo
+		switch {
+		case l.Severity >= containerlog.Error:
+			level = levelError
+		case l.Severity >= containerlog.Warning:
+			level = levelWarning
+		}
+		all = append(all, prefect.LogLine{Time: l.Time, Level: level, Message: l.Text})
+	}
+	return all
+}
+
+// Prefect's levels.
+const (
+	levelInfo    = 20
+	levelWarning = 30
+	levelError   = 40
+)

@@ -26,6 +26,7 @@ var benchmarks = map[string]func(context.Context, *bench) error{
 	"dispatch":   dispatch,
 	"burst":      burst,
 	"overhead":   overhead,
+	"finalize":   finalize,
 	"process":    process,
 	"fast-start": fastStart,
 	"throttle":   throttle,

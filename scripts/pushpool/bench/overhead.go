@@ -122,15 +122,23 @@ func (w *watch) unary(ctx context.Context, method string, req, reply any, cc *gr
 // call to Prefect, or several at once, were out; 0 where it never was.
 func (w *watch) created(begin time.Time) (sent, waited time.Duration) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.sent.IsZero() {
+	at := w.sent
+	w.mu.Unlock()
+	if at.IsZero() {
 		return 0, 0
 	}
+	return at.Sub(begin), w.waited(begin, at)
+}
+
+// waited returns for how much of the time between two moments a call, or several, were out.
+func (w *watch) waited(begin, end time.Time) (waited time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	slices.SortFunc(w.out, func(a, b span) int { return a.from.Compare(b.from) })
 	until := begin
 	for _, s := range w.out {
-		if s.to.After(w.sent) {
-			s.to = w.sent
+		if s.to.After(end) {
+			s.to = end
 		}
 		if s.from.Before(until) {
 			s.from = until
@@ -140,5 +148,5 @@ func (w *watch) created(begin time.Time) (sent, waited time.Duration) {
 			until = s.to
 		}
 	}
-	return w.sent.Sub(begin), waited
+	return waited
 }

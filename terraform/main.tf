@@ -74,7 +74,8 @@ locals {
     TOPIC_LIFECYCLE             = google_pubsub_topic.lifecycle.name
     CLOUD_RUN_WRITES_PER_MINUTE = tostring(var.cloud_run_quota.writes_per_minute)
     CLOUD_RUN_MAX_JOBS          = tostring(var.cloud_run_quota.jobs)
-    }, var.retries == null ? {} : { RETRIES = jsonencode(var.retries) },
+    }, var.log_location == null ? { LOG_READS_PER_MINUTE = "0" } : { LOG_VIEW = local.log_view },
+    var.retries == null ? {} : { RETRIES = jsonencode(var.retries) },
   )
 
   core_secrets = merge(

@@ -272,6 +272,17 @@ variable "cloud_run_quota" {
   }
 }
 
+variable "log_location" {
+  description = "Where the project's log bucket _Default is: global, unless the organization's default is a region. From there the last lines of a container that ended badly are copied to its flow run's log; null: they are not."
+  type        = string
+  default     = "global"
+
+  validation {
+    condition     = var.log_location == null ? true : can(regex("^([a-z]+-[a-z]+[0-9]+|global|eu|us)$", var.log_location))
+    error_message = "log_location: write global, a region such as europe-west1, or null."
+  }
+}
+
 variable "settings" {
   description = "Further settings of the functions, by environment variable: shared/install/config.go and functions/*/config.go describe them. A function that does not know one leaves it alone."
   type        = map(string)

@@ -40,17 +40,19 @@ type Line struct {
 // Client reads Cloud Logging.
 type Client struct {
 	logging *logging.Client
+	view    string
 	limit   *rate.Limiter
 }
 
-// New returns a client that makes at most so many reads in a minute: a project has 60 in all,
-// for people, too (https://cloud.google.com/logging/quotas). The options are the Google API's.
-func New(ctx context.Context, perMinute int, opts ...option.ClientOption) (*Client, error) {
+// New returns a client that reads a log view of each project, locations/LOCATION/buckets/BUCKET/views/VIEW
+// (https://cloud.google.com/logging/docs/logs-views), at most so many times in a minute: a project has
+// 60 reads in all, for people, too (https://cloud.google.com/logging/quotas). The options are the Google API's.
+func New(ctx context.Context, view string, perMinute int, opts ...option.ClientOption) (*Client, error) {
 	client, err := logging.NewClient(ctx, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("make a Cloud Logging client: %w", err)
 	}
-	return &Client{logging: client, limit: rate.NewLimiter(rate.Every(time.Minute/time.Duration(max(perMinute, 1))), min(perMinute, 10))}, nil
+	return &Client{logging: client, view: view, limit: rate.NewLimiter(rate.Every(time.Minute/time.Duration(max(perMinute, 1))), min(perMinute, 10))}, nil
 }
 
 // Close closes the client's connections.
@@ -63,7 +65,7 @@ var ErrBudget = errors.New("the reads of this minute are used up")
 // most MaxLines, and not so many where they are long. It makes one call, and none beyond the
 // budget.
 func (c *Client) Last(ctx context.Context, project, job, execution string, after time.Time) ([]Line, error) {
-	act := fmt.Sprintf("read the last log lines of execution %s in project %s", execution, project)
+	act := fmt.Sprintf("read the last log lines of execution %s in log view %s of project %s", execution, c.view, project)
 	if !c.limit.Allow() {
 		return nil, &flowrun.Error{Fault: flowrun.Refused, Act: act, Err: ErrBudget}
 	}
@@ -74,7 +76,7 @@ func (c *Client) Last(ctx context.Context, project, job, execution string, after
 		filter += fmt.Sprintf(" timestamp>=%q", after.UTC().Format(time.RFC3339))
 	}
 	entries := c.logging.ListLogEntries(ctx, &loggingpb.ListLogEntriesRequest{
-		ResourceNames: []string{"projects/" + project}, Filter: filter, OrderBy: "timestamp desc", PageSize: MaxLines,
+		ResourceNames: []string{"projects/" + project + "/" + c.view}, Filter: filter, OrderBy: "timestamp desc", PageSize: MaxLines,
 	})
 	var lines []Line
 	left := maxBytes
@@ -123,8 +125,8 @@ func classify(act string, err error) error {
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		e.Fault = flowrun.Refused
-	case codes.PermissionDenied:
-		e.Fault, e.Hint = flowrun.Refused, "grant the function's service account roles/logging.viewer, or set LOG_READS_PER_MINUTE to 0"
+	case codes.PermissionDenied, codes.NotFound:
+		e.Fault, e.Hint = flowrun.Refused, "let LOG_VIEW name a view that there is, grant the function's service account roles/logging.viewAccessor on it, or set LOG_READS_PER_MINUTE to 0"
 	}
 	return e
 }

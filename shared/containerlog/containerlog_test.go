@@ -39,7 +39,7 @@ func newRig(t *testing.T, perMinute int, script string) rig {
 	}
 	t.Cleanup(func() { _ = jobs.Close() })
 	err = jobs.CreateJob(t.Context(), cloudrun.Launch{
-		Name: cloudrun.JobName{Project: "p", Region: "r", Job: "pp-a"}, Token: cloudrun.Token,
+		Name: cloudrun.JobName{Project: "p", Region: "r", Job: "pp-a"},
 		Job: &runpb.Job{Template: &runpb.ExecutionTemplate{Template: &runpb.TaskTemplate{
 			Retries: &runpb.TaskTemplate_MaxRetries{}, Containers: []*runpb.Container{{Image: "i", Command: []string{"sh", "-c", script}}},
 		}}},
@@ -53,7 +53,7 @@ func newRig(t *testing.T, perMinute int, script string) rig {
 			t.Fatal("the execution does not end")
 		}
 	}
-	if r.Client, err = containerlog.New(t.Context(), perMinute, server.ClientOptions()...); err != nil {
+	if r.Client, err = containerlog.New(t.Context(), cloudruntest.LogView, perMinute, server.ClientOptions()...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
@@ -126,11 +126,26 @@ func TestReadsKeepWithinTheirBudget(t *testing.T) {
 	}
 }
 
+// TestAMissingViewSaysWhatToDo holds for a view that may not be read, too: Cloud Logging tells
+// neither from the other.
+func TestAMissingViewSaysWhatToDo(t *testing.T) {
+	r := newRig(t, 10, "true")
+	other, err := containerlog.New(t.Context(), "locations/global/buckets/_Default/views/gone", 1, r.server.ClientOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	_, err = other.Last(t.Context(), "p", "pp-a", "pp-a-x", time.Time{})
+	if flowrun.FaultOf(err) != flowrun.Refused || !strings.Contains(err.Error(), "LOG_VIEW") || !strings.Contains(err.Error(), "roles/logging.viewAccessor") {
+		t.Error(err)
+	}
+}
+
 func TestTheProjectsOwnQuotaIsRespected(t *testing.T) {
 	r := newRig(t, 60, "true")
 	var err error
 	for range 61 {
-		other, nerr := containerlog.New(t.Context(), 1, r.server.ClientOptions()...)
+		other, nerr := containerlog.New(t.Context(), cloudruntest.LogView, 1, r.server.ClientOptions()...)
 		if nerr != nil {
 			t.Fatal(nerr)
 		}

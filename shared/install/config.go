@@ -103,6 +103,7 @@ type Core struct {
 	TasksEmulator    string `env:"CLOUD_TASKS_EMULATOR_HOST" expect:"host:port of a Cloud Tasks emulator"`
 
 	// LogReads copy a container's last lines to its flow run's log, where that ended badly.
+	LogView         string `env:"LOG_VIEW" envDefault:"locations/global/buckets/_Default/views/_Default" expect:"the log view that has what containers write, as each project has it: locations/LOCATION/buckets/BUCKET/views/VIEW"`
 	LogReads        int    `env:"LOG_READS_PER_MINUTE" envDefault:"10" expect:"how often an instance may read Cloud Logging in a minute, of the project's 60 that people share; 0: never"`
 	LoggingEmulator string `env:"CLOUD_LOGGING_EMULATOR_HOST" expect:"host:port of a Cloud Logging emulator"`
 }
@@ -210,6 +211,8 @@ func (d Deadlines) Validate() error {
 
 var queueName = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/queues/[^/]+$`)
 
+var logView = regexp.MustCompile(`^locations/[^/]+/buckets/[^/]+/views/[^/]+$`)
+
 // Validate returns what is wrong with values that could be read, its parts' included.
 func (c Core) Validate() error {
 	errs := []error{c.Prefect.Validate(), c.Deadlines.Validate(), c.Retrying.Validate()}
@@ -229,6 +232,9 @@ func (c Core) Validate() error {
 	}
 	if c.TasksServiceAccount == "" && c.TasksEmulator == "" {
 		errs = append(errs, Invalid[Core]("TASKS_SERVICE_ACCOUNT", "not set"))
+	}
+	if !logView.MatchString(c.LogView) {
+		errs = append(errs, Invalid[Core]("LOG_VIEW", fmt.Sprintf("%q", c.LogView)))
 	}
 	if c.LogReads < 0 || c.LogReads > 60 {
 		errs = append(errs, Invalid[Core]("LOG_READS_PER_MINUTE", fmt.Sprint(c.LogReads)))

@@ -56,7 +56,7 @@ func TestDefaultsAreWhatADeployedInstallationNeeds(t *testing.T) {
 				RetryDelay: 30 * time.Second, RetryMemory: "32Gi",
 			},
 			WorkPools: []string{"etl", "ml"}, Regions: []string{"europe-west1"}, TasksQueue: "projects/p/locations/l/queues/q",
-			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", LogReads: 10, Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, MaxJobs: 1000,
+			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", LogView: "locations/global/buckets/_Default/views/_Default", LogReads: 10, Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, MaxJobs: 1000,
 		},
 	}
 	// Firestore's, Cloud Run's and the tasks' emulator are empty.
@@ -92,6 +92,7 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		"no yes and no no":                  {"RETRY_STARTED=perhaps", "RETRY_STARTED: cannot be read as bool; write true where flows may be executed again that had begun to run, else false"},
 		"a retry without delay":             {"RETRY_DELAY=0s", "RETRY_DELAY: 0s; write a duration of at least 1s, such as 30s: before the first retry, then twice as long each time"},
 		"memory without a unit":             {"RETRY_MEMORY=8", `RETRY_MEMORY: "8"; write the most memory that a retry after running out of it may have, such as 8Gi`},
+		"a view with its project":           {"LOG_VIEW=projects/p/locations/global/buckets/b/views/v", `LOG_VIEW: "projects/p/locations/global/buckets/b/views/v"; write the log view that has what containers write, as each project has it: locations/LOCATION/buckets/BUCKET/views/VIEW`},
 		"more reads than there are":         {"LOG_READS_PER_MINUTE=61", "LOG_READS_PER_MINUTE: 61; write how often an instance may read Cloud Logging in a minute, of the project's 60 that people share; 0: never"},
 		"not a level":                       {"LOG_LEVEL=LOUD", "LOG_LEVEL: cannot be read as slog.Level; write DEBUG, INFO, WARN or ERROR"},
 		"a name that no label can hold":     {"INSTALL_NAME=Push Pool", `INSTALL_NAME: "Push Pool"; write the installation's name: lower-case letters, digits and dashes, at most 30, a letter first`},

@@ -149,7 +149,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	)
 	var lines settle.Lines
 	if c.LogReads > 0 && (c.LoggingEmulator != "" || c.CloudRunEmulator == "") { // an emulator's lines are not in Cloud Logging
-		if lines, err = containerlog.New(ctx, c.LogReads, s.google(c.LoggingEmulator)...); err != nil {
+		if lines, err = containerlog.New(ctx, c.LogView, c.LogReads, s.google(c.LoggingEmulator)...); err != nil {
 			return clients, err
 		}
 	}

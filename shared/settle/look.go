@@ -237,16 +237,17 @@ func (s *Settler) Fence(ctx context.Context, rec flowrun.Record) (context.Contex
 
 // release gives the lease back. After an unclear failure a request may still be under way:
 // then the lease ends a little later.
-func (s *Settler) release(ctx context.Context, holder, flowRunID string, failed error) {
-	Release(ctx, s.ledger, s.log, holder, flowRunID, failed, s.cfg.Now, s.cfg.CallTimeout)
+func (s *Settler) release(ctx context.Context, holder, flowRunID string, failed error) flowrun.Record {
+	return Release(ctx, s.ledger, s.log, holder, flowRunID, failed, s.cfg.Now, s.cfg.CallTimeout)
 }
 
 // Release gives a lease back, at once or, where failed leaves open what came of a call,
-// when that call must be over. A lease that cannot be given back runs out by itself.
+// when that call must be over. It returns the record as it leaves it, empty where the lease
+// was no longer the holder's. A lease that cannot be given back runs out by itself.
 func Release(ctx context.Context, l Ledger, log interface {
 	WarnContext(ctx context.Context, msg string, args ...any)
 }, holder, flowRunID string, failed error, now func() time.Time, callTimeout time.Duration,
-) {
+) flowrun.Record {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	at := now()
@@ -254,12 +255,16 @@ func Release(ctx context.Context, l Ledger, log interface {
 	if errors.As(failed, &call) && call.Fault == flowrun.Unclear || errors.Is(failed, context.DeadlineExceeded) {
 		at = at.Add(callTimeout / 2)
 	}
-	_, err := l.Update(ctx, flowRunID, func(r flowrun.Record) (flowrun.Record, error) {
+	rec, err := l.Update(ctx, flowRunID, func(r flowrun.Record) (flowrun.Record, error) {
 		return flowrun.Apply(r, flowrun.Released{Holder: holder, At: at}, now())
 	})
-	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+	if err == nil {
+		return rec
+	}
+	if !errors.Is(err, flowrun.ErrDone) {
 		log.WarnContext(ctx, "the lease on a flow run could not be given back; it runs out by itself", "flow_run_id", flowRunID, "error", err)
 	}
+	return flowrun.Record{}
 }
 
 // later asks for another look at a time and says why.

@@ -135,7 +135,13 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 	if err != nil {
 		return err
 	}
-	defer func() { s.release(ctx, holder, flowRunID, err) }()
+	before, there := rec, false
+	defer func() {
+		// Its last lines keep nobody waiting: by then the lease is given back.
+		if after := s.release(ctx, holder, flowRunID, err); there {
+			s.tail(ctx, before, after)
+		}
+	}()
 	ctx, cancel := s.Fence(ctx, rec)
 	defer cancel()
 
@@ -146,6 +152,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 	if err != nil {
 		return err
 	}
+	there = true
 	c, err := s.Claim(ctx, fr, rec)
 	if err != nil {
 		return err
@@ -175,17 +182,17 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 		}
 		return nil
 	}
-	found, rec, err := s.find(ctx, holder, rec, fr.Name)
+	f, rec, err := s.find(ctx, holder, rec, fr.Name)
 	if err != nil {
 		return err
 	}
 	switch {
-	case found.ended != nil:
-		return s.conclude(ctx, holder, rec, fr, c, *found.ended)
-	case found.missing:
+	case f.ended != nil:
+		return s.conclude(ctx, holder, rec, fr, c, *f.ended)
+	case f.missing:
 		return s.missing(ctx, holder, rec, fr, c)
 	}
-	return s.alive(ctx, holder, rec, fr, c, found)
+	return s.alive(ctx, holder, rec, fr, c, f)
 }
 
 // conclude stores the verdict on an execution that ended, then tells Prefect.
@@ -218,12 +225,10 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 		return err
 	case report == nil:
 		s.finished(ctx, rec, fr.StateType)
-		defer s.tail(ctx, rec, e.Execution)
 	default:
 		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {
 			return err
 		}
-		defer s.tail(ctx, rec, e.Execution)
 	}
 	if next == flowrun.NextDispatch {
 		if err := s.messages.Dispatch(ctx, fr.ID); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/pushpool/pushpool/shared/containerlog"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
 // Lines reads what containers wrote last.
@@ -24,22 +25,25 @@ type FlowRunLogs interface {
 // tailTimeout bounds all that is done for the last lines.
 const tailTimeout = 8 * time.Second
 
-// tail copies the container's last lines to the flow run's log in Prefect, where it did not
-// end well. Prefect has been told the end by then: whatever goes wrong here is logged, and
-// the lines are still in Cloud Logging.
-func (s *Settler) tail(ctx context.Context, rec flowrun.Record, x cloudrun.ExecutionName) {
-	if s.cfg.Lines == nil || !endedBadly(rec.Launch) {
+// tail copies the container's last lines to the flow run's log in Prefect, where its launch
+// came to its end, a bad one, between the two records. Prefect has been told by then, and the
+// lease is given back: whatever goes wrong here is logged, and the lines are still in Cloud Logging.
+func (s *Settler) tail(ctx context.Context, before, after flowrun.Record) {
+	settled := func(r flowrun.Record) bool { return r.Status == flowrun.StatusFinished && !r.Unreported() }
+	x, err := cloudrun.ParseExecutionName(after.ExecutionName)
+	if s.cfg.Lines == nil || err != nil || !settled(after) || !endedBadly(after.Launch) ||
+		before.LaunchID == after.LaunchID && settled(before) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, tailTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tailTimeout)
 	defer cancel()
-	lines, err := s.cfg.Lines.Last(ctx, x.Project, x.Job, x.Execution, rec.LaunchedAt)
+	lines, err := s.cfg.Lines.Last(ctx, x.Project, x.Job, x.Execution, after.LaunchedAt)
 	if err == nil && len(lines) > 0 {
-		err = s.cfg.Logs.Log(ctx, rec.FlowRunID, logLines(lines, x)...)
+		err = s.cfg.Logs.Log(ctx, after.FlowRunID, logLines(lines, x)...)
 	}
 	if err != nil {
 		s.log.WarnContext(ctx, "the container's last lines were not copied to the flow run's log; they are in Cloud Logging",
-			"flow_run_id", rec.FlowRunID, "execution", x.String(), "error", err)
+			telemetry.FlowRunID, after.FlowRunID, "execution", x.String(), "error", err)
 	}
 }
 
@@ -49,7 +53,7 @@ func endedBadly(l flowrun.Launch) bool {
 	switch l.Outcome {
 	case flowrun.Succeeded:
 		return l.Report != nil
-	case flowrun.Image, flowrun.Secret, flowrun.Permission, flowrun.Cancelled:
+	case "", flowrun.Image, flowrun.Secret, flowrun.Permission, flowrun.Cancelled:
 		return false
 	}
 	return true

@@ -23,12 +23,16 @@ type lines struct {
 	fail  error
 	state func() flowrun.StateType // of the flow run
 	seen  []flowrun.StateType      // when the lines were read
+	busy  func() bool              // whether its lease is held
 	log   map[string][]prefect.LogLine
 }
 
 func (l *lines) Last(ctx context.Context, project, job, execution string, _ time.Time) ([]containerlog.Line, error) {
 	l.reads = append(l.reads, project+" "+job+" "+execution)
 	l.seen = append(l.seen, l.state())
+	if l.busy() {
+		l.t.Error("the flow run's lease is held while lines are read")
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		l.t.Error("the read has no deadline")
 	}
@@ -38,6 +42,17 @@ func (l *lines) Last(ctx context.Context, project, job, execution string, _ time
 func (l *lines) Log(_ context.Context, id string, lines ...prefect.LogLine) error {
 	l.log[id] = append(l.log[id], lines...)
 	return nil
+}
+
+// newTailRig is a rig whose settler copies lines, and a flow run.
+func newTailRig(t *testing.T, change ...func(*settle.Config)) (*rig, *lines, prefect.FlowRun) {
+	t.Helper()
+	l := &lines{t: t, log: map[string][]prefect.LogLine{}}
+	r := newRig(t, append(change, func(c *settle.Config) { c.Lines, c.Logs = l, l })...)
+	fr := r.flowRun()
+	l.at, l.state = r.now(), func() flowrun.StateType { return r.state(fr.ID) }
+	l.busy = func() bool { return r.record(fr.ID).LeaseHolder != "" }
+	return r, l, fr
 }
 
 // TestLastLinesAreCopiedWhereALaunchEndedBadly holds which ends are worth a read, that Prefect
@@ -62,16 +77,17 @@ func TestLastLinesAreCopiedWhereALaunchEndedBadly(t *testing.T) {
 		"it never ran: none, by lack of an admin": {flowrun.StatePending, flowrun.Permission, ""},
 	} {
 		t.Run(rule, func(t *testing.T) {
-			l := &lines{t: t, log: map[string][]prefect.LogLine{}}
-			r := newRig(t, budgets, func(c *settle.Config) { c.Lines, c.Logs = l, l })
-			fr := r.flowRun()
-			l.at, l.state = r.now(), func() flowrun.StateType { return r.state(fr.ID) }
+			r, l, fr := newTailRig(t, budgets)
 			launch := r.launch(fr.ID)
 			r.bring(fr.ID, tt.was)
 			at := r.now()
 			r.later(grace)
-			for range 2 { // the second one is redelivered
-				r.must(r.endedAt(fr.ID, launch, tt.kind, at))
+			for _, down := range []bool{true, false, false} { // Prefect at first, and it is delivered once too often
+				r.down.Store(down)
+				if err := r.endedAt(fr.ID, launch, tt.kind, at); !down {
+					r.must(err)
+				}
+				r.later(callTimeout)
 			}
 			if tt.then == "" {
 				if len(l.reads) > 0 {
@@ -99,9 +115,8 @@ func TestLastLinesAreCopiedWhereALaunchEndedBadly(t *testing.T) {
 
 // TestLastLinesAreNeverInTheWay holds that a flow run is settled without them.
 func TestLastLinesAreNeverInTheWay(t *testing.T) {
-	l := &lines{t: t, log: map[string][]prefect.LogLine{}, fail: errors.New("the reads are used up"), state: func() flowrun.StateType { return "" }}
-	r := newRig(t, func(c *settle.Config) { c.Lines, c.Logs = l, l })
-	fr := r.flowRun()
+	r, l, fr := newTailRig(t)
+	l.fail = errors.New("the reads are used up")
 	launch := r.launch(fr.ID)
 	r.bring(fr.ID, flowrun.StateRunning)
 	r.must(r.ended(fr.ID, launch, flowrun.ExitCode))

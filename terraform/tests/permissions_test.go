@@ -189,6 +189,12 @@ var asked = map[string][]string{
 	"pubsub/v2.Publisher.Stop":          nil,
 	"internal/pubsub.PublishResult.Get": nil,
 
+	// Of a view of a log bucket (https://cloud.google.com/logging/docs/access-control).
+	"logging.NewClient":                 nil,
+	"logging.LogEntryIterator.PageInfo": nil,
+	"logging.Client.ListLogEntries":     {"logging.views.access"},
+	"logging.LogEntryIterator.Next":     {"logging.views.access"},
+
 	"firestore.NewClientWithDatabase":   nil,
 	"firestore.Client.Collection":       nil,
 	"firestore.CollectionRef.Doc":       nil,
@@ -213,6 +219,7 @@ var roles = map[string][]string{
 		"datastore.entities.get", "datastore.entities.list", "datastore.entities.create", "datastore.entities.update", "datastore.entities.delete",
 	},
 	"roles/pubsub.publisher":             {"pubsub.topics.publish"},
+	"roles/logging.viewAccessor":         {"logging.views.access"},
 	"roles/iam.serviceAccountUser":       {"iam.serviceAccounts.actAs"},
 	"roles/secretmanager.secretAccessor": {"secretmanager.versions.access"},
 	"roles/artifactregistry.reader":      {"artifactregistry.repositories.downloadArtifacts"},
@@ -321,6 +328,7 @@ func TestGrantsAreOnTheResourcesThatTheFunctionIsTold(t *testing.T) {
 			want = append(want,
 				grant{"pubsub.topics.publish", e["TOPIC_LIFECYCLE"]},
 				grant{"cloudtasks.tasks.create", queue.text("name")},
+				grant{"logging.views.access", e["LOG_VIEW"][strings.LastIndex(e["LOG_VIEW"], "/")+1:]},
 				grant{"iam.serviceAccounts.actAs", account[e["TASKS_SERVICE_ACCOUNT"]]})
 		}
 		if topic := e["DEAD_LETTER_TOPIC"]; topic != "" {
@@ -331,7 +339,7 @@ func TestGrantsAreOnTheResourcesThatTheFunctionIsTold(t *testing.T) {
 				t.Errorf("%s may not %s on %s", name, g.permission, g.on)
 			}
 		}
-		for _, wide := range []string{"pubsub.topics.publish", "cloudtasks.tasks.create", "iam.serviceAccounts.actAs", "secretmanager.versions.access"} {
+		for _, wide := range []string{"pubsub.topics.publish", "cloudtasks.tasks.create", "iam.serviceAccounts.actAs", "secretmanager.versions.access", "logging.views.access"} {
 			if have[grant{wide, "project"}] {
 				t.Errorf("%s may %s in the whole project", name, wide)
 			}
@@ -357,6 +365,25 @@ func TestWhatIsGrantedOnTheProject(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What containers write is read, and no other log of the project.
+func TestTheFunctionsReadNoLogsButThoseOfJobs(t *testing.T) {
+	o := applied(t, installation)
+	views := o.of("google_logging_log_view")
+	if len(views) != 1 {
+		t.Fatalf("%d log views", len(views))
+	}
+	v := views[0]
+	if f := v.text("filter"); f != `resource.type = "cloud_run_job"` {
+		t.Errorf("%s shows %s", v.Address, f)
+	}
+	name := "locations/" + v.text("location") + "/buckets/" + v.text("bucket") + "/views/" + v.text("name")
+	for function, e := range environments(t, o) {
+		if told := e["LOG_VIEW"]; function != "webhook" && told != name {
+			t.Errorf("%s is to read %q, the view is %s", function, told, name)
+		}
 	}
 }
 

@@ -180,6 +180,19 @@ run "second_installation_in_a_project" {
   }
 }
 
+run "no_last_lines" {
+  command = plan
+
+  variables {
+    log_location = null
+  }
+
+  assert {
+    condition     = length(google_logging_log_view.jobs) == 0 && length(google_logging_log_view_iam_member.jobs) == 0 && local.core_environment.LOG_READS_PER_MINUTE == "0"
+    error_message = "where nothing is copied, nobody may read logs"
+  }
+}
+
 run "everything" {
   command = plan
 

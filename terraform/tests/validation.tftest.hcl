@@ -35,13 +35,14 @@ run "refused" {
     launch_mode                 = "jobs"
     policy                      = { max_timeout = "3600" } # no unit
     cloud_run_quota             = { writes_per_minute = 1 }
+    log_location                = "europe"
     settings                    = { PREFECT_API_KEY = "sentinel-key" } # a secret in clear
   }
 
   expect_failures = [
     var.project, var.region, var.name, var.work_pools, var.job_regions, var.prefect_api_url, var.prefect_api_key,
     var.prefect_auth_string_value, var.webhook_secrets_value, var.kms_key, var.prefect_requests_per_minute,
-    var.log_level, var.alert_thresholds, var.start_slo, var.retries, var.launch_mode, var.policy, var.cloud_run_quota, var.settings,
+    var.log_level, var.alert_thresholds, var.start_slo, var.retries, var.launch_mode, var.policy, var.cloud_run_quota, var.log_location, var.settings,
   ]
 }
 

@@ -25,6 +25,11 @@ type logs struct {
 	reads  []time.Time // the last minute's; server.mu guards it
 }
 
+// LogView is the one view that each project has.
+const LogView = "locations/global/buckets/_Default/views/_Default"
+
+var viewName = regexp.MustCompile(`^projects/([^/]+)/(locations/[^/]+/buckets/[^/]+/views/[^/]+)$`)
+
 // What the filter of a read of an execution's lines is made of. One that is not understood is refused.
 var filterTerms = regexp.MustCompile(`\s*(?:(resource\.type|resource\.labels\.job_name|labels\."run\.googleapis\.com/execution_name"|timestamp)(=|>=)("[^"]*")|logName=\(([^)]*)\))`)
 
@@ -32,8 +37,17 @@ var filterTerms = regexp.MustCompile(`\s*(?:(resource\.type|resource\.labels\.jo
 func (l *logs) ListLogEntries(_ context.Context, r *loggingpb.ListLogEntriesRequest) (*loggingpb.ListLogEntriesResponse, error) {
 	terms := filterTerms.FindAllStringSubmatch(r.GetFilter(), -1)
 	rest := strings.TrimSpace(filterTerms.ReplaceAllString(r.GetFilter(), ""))
-	if rest != "" || len(r.GetResourceNames()) != 1 {
+	if rest != "" {
 		return nil, status.Errorf(codes.InvalidArgument, "Unparseable filter: syntax error at %q", rest)
+	}
+	project, view := "", ""
+	if names := r.GetResourceNames(); len(names) == 1 {
+		if m := viewName.FindStringSubmatch(names[0]); m != nil {
+			project, view = m[1], m[2]
+		}
+	}
+	if view != LogView {
+		return nil, status.Errorf(codes.NotFound, "Log view %q does not exist.", r.GetResourceNames())
 	}
 	want, logNames, after := map[string]string{}, "", time.Time{}
 	for _, t := range terms {
@@ -61,8 +75,8 @@ func (l *logs) ListLogEntries(_ context.Context, r *loggingpb.ListLogEntriesRequ
 	l.reads = append(l.reads, now)
 	var entries []*loggingpb.LogEntry
 	for _, x := range s.history {
-		name := r.GetResourceNames()[0] + "/logs/run.googleapis.com%2Fstdout"
-		if "projects/"+x.job.project != r.GetResourceNames()[0] || want["resource.type"] != "cloud_run_job" ||
+		name := "projects/" + project + "/logs/run.googleapis.com%2Fstdout"
+		if x.job.project != project || want["resource.type"] != "cloud_run_job" ||
 			want["resource.labels.job_name"] != x.job.id || want[`labels."run.googleapis.com/execution_name"`] != x.id || !strings.Contains(logNames, name) {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 type command struct {
 	Request        requestCommand        `cmd:"" help:"Ask for a flow run of a deployment, and follow it to its end."`
 	Explain        explainCommand        `cmd:"" help:"Say where a flow run stands and why, and what happens next."`
+	Doctor         doctorCommand         `cmd:"" help:"Examine the installation: what is wrong, why it matters, what to do."`
 	Render         renderCommand         `cmd:"" help:"Print the Cloud Run job that would be created for a flow run of a deployment."`
 	Connect        connectCommand        `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
 	DeadLetters    deadLettersCommand    `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
@@ -48,6 +49,8 @@ func main() {
 	err := k.Run()
 	stop()
 	switch {
+	case errors.Is(err, errUnknown):
+		os.Exit(2)
 	case errors.Is(err, errQuiet):
 		os.Exit(1)
 	case err != nil:
@@ -58,6 +61,9 @@ func main() {
 
 // errQuiet: what went wrong has been shown already.
 var errQuiet = errors.New("")
+
+// errUnknown: nothing is known to be wrong, and something could not be found out.
+var errUnknown = errors.New("")
 
 // stackFlags are what local and demo have in common.
 type stackFlags struct {

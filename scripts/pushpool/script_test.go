@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,8 @@ func TestMain(m *testing.M) {
 // the real wire, a stand-in for Prefect.
 func TestCommands(t *testing.T) {
 	environ := startStack(t)
+	// Of a stack that has done nothing yet the whole output is known.
+	t.Run("first", func(t *testing.T) { scripts(t, "testdata/script-first", environ) })
 	t.Run("beside each other", func(t *testing.T) { scripts(t, "testdata/script", environ) })
 	// This one pauses the work pool that the others need; scripts of one folder go in parallel.
 	t.Run("alone", func(t *testing.T) { scripts(t, "testdata/script-alone", environ) })
@@ -42,7 +45,7 @@ func scripts(t *testing.T, dir string, environ []string) {
 			return nil
 		},
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun, "status": exitStatus},
 	})
 }
 
@@ -55,6 +58,15 @@ func publishMessage(ts *testscript.TestScript, _ bool, args []string) {
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		ts.Fatalf("publish: %s", resp.Status)
+	}
+}
+
+// exitStatus runs a command that ends with the status: status N COMMAND….
+func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("status: %v where exit status %s was due", err, args[0])
 	}
 }
 

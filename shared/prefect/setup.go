@@ -10,6 +10,17 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
+// Version returns the server's version, such as 3.8.8. Prefect Cloud tells none.
+func (c *Client) Version(ctx context.Context) (version string, cloud bool, err error) {
+	if c.base.Hostname() == "api.prefect.cloud" {
+		// Any call shows whether the workspace can be reached.
+		_, err = c.do(ctx, request{act: "ask Prefect Cloud whether it is there", method: http.MethodGet, path: "/health"}, nil)
+		return "", true, err
+	}
+	_, err = c.do(ctx, request{act: "ask the Prefect server for its version", method: http.MethodGet, path: "/admin/version"}, &version)
+	return version, false, err
+}
+
 // CreateWorkPool creates a work pool of a type such as cloud-run-v2. One of that name that exists
 // stays as it is. Names that begin with "prefect" are Prefect's own (Refused).
 func (c *Client) CreateWorkPool(ctx context.Context, name, typ string, template map[string]any) error {

@@ -40,6 +40,7 @@ func Make(target string, s install.Surroundings) (map[string]http.Handler, error
 		if target != "" && target != f.Name {
 			continue
 		}
+		s.Function = f.Name
 		h, err := f.New(s)
 		problems.add(f.Name, err)
 		handlers[f.Name] = h

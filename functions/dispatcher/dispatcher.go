@@ -22,6 +22,8 @@ import (
 // Launcher launches flow runs.
 type Launcher interface {
 	Dispatch(ctx context.Context, holder, flowRunID string, published time.Time) error
+	DispatchEvent(ctx context.Context, holder string, e message.PrefectEvent, published time.Time) error
+	DispatchCreated(ctx context.Context, holder string, fr prefect.FlowRun, d prefect.Deployment) error
 	Wake(ctx context.Context, holder string, w message.Wake) error
 }
 
@@ -82,19 +84,16 @@ func hopeless(err error) bool {
 }
 
 func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery, decoded any) error {
-	dispatch := func(flowRunID string) error {
-		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, flowRunID))
-		return d.launcher.Dispatch(ctx, holder, flowRunID, m.PublishTime)
-	}
 	wake := func(w message.Wake) error {
 		telemetry.Add(ctx, slog.String("work_pool", w.WorkPool), slog.String("deployment_id", w.DeploymentID))
 		return d.launcher.Wake(ctx, holder, w)
 	}
 	switch r := decoded.(type) {
 	case message.RunRequest:
-		return d.request(ctx, m, r, dispatch)
+		return d.request(ctx, holder, m, r)
 	case message.Dispatch:
-		return dispatch(r.FlowRunID)
+		telemetry.Add(ctx, slog.String(telemetry.FlowRunID, r.FlowRunID))
+		return d.launcher.Dispatch(ctx, holder, r.FlowRunID, m.PublishTime)
 	case message.Wake:
 		return wake(r)
 	case message.PrefectEvent:
@@ -105,7 +104,7 @@ func (d *Dispatcher) act(ctx context.Context, holder string, m delivery.Delivery
 			telemetry.Add(ctx, slog.String("ignored", "it waits for a slot of its deployment, and is launched when one comes free"))
 			return nil
 		case state == flowrun.StateScheduled, state == flowrun.StateCancelling:
-			return dispatch(r.FlowRunID)
+			return d.launcher.DispatchEvent(ctx, holder, r, m.PublishTime)
 		case state.Terminal():
 			w, err := d.freed(ctx, r)
 			if err != nil || w == (message.Wake{}) {
@@ -147,7 +146,7 @@ func (d *Dispatcher) freed(ctx context.Context, e message.PrefectEvent) (message
 }
 
 // request creates the flow run that is asked for, once for each message or key, and dispatches it.
-func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message.RunRequest, dispatch func(string) error) error {
+func (d *Dispatcher) request(ctx context.Context, holder string, m delivery.Delivery, r message.RunRequest) error {
 	if r.ExpiresAt != nil && !d.now().Before(*r.ExpiresAt) {
 		return delivery.Unprocessable(fmt.Errorf("expires_at: the run request expired at %s; publish a new one", r.ExpiresAt.Format(time.RFC3339)))
 	}
@@ -176,8 +175,8 @@ func (d *Dispatcher) request(ctx context.Context, m delivery.Delivery, r message
 	if err != nil {
 		return err
 	}
-	telemetry.Add(ctx, slog.Bool("created", created))
-	err = dispatch(fr.ID)
+	telemetry.Add(ctx, slog.String(telemetry.FlowRunID, fr.ID), slog.Bool("created", created))
+	err = d.launcher.DispatchCreated(ctx, holder, fr, deployment)
 	if err != nil && r.ExpiresAt != nil {
 		// Delivered again after its expiry, the request would be called void although its
 		// flow run exists. The sweep dispatches that as well.

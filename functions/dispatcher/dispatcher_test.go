@@ -29,7 +29,7 @@ const someID = "94c6ba7a-25de-4fcb-9b37-8dfb8281263f"
 
 func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 	published := time.Date(2030, 1, 1, 6, 0, 0, 0, time.UTC)
-	type created struct {
+	type asked struct {
 		Key, Name, Queue string
 		Tags             []string
 		Parameters, Vars string // as JSON
@@ -39,38 +39,38 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 	for rule, tt := range map[string]struct {
 		request    string
 		attributes map[string]string
-		want       created
+		want       asked
 	}{
 		"a deployment by its name; the key is the message's id": {
-			request: `{"deployment":"flow/prod"}`, want: created{Key: "17"},
+			request: `{"deployment":"flow/prod"}`, want: asked{Key: "17"},
 		},
-		"a deployment by its id": {request: `{"deployment":"ID"}`, want: created{Key: "17"}},
+		"a deployment by its id": {request: `{"deployment":"ID"}`, want: asked{Key: "17"}},
 		"all that a request can say": {
 			request: `{"deployment":"flow/prod","parameters":{"day":"2026-01-01"},"job_variables":{"memory":"2Gi"},"tags":["b","a"],
 				"name":"one","idempotency_key":"mine","work_queue":"urgent","scheduled_time":"2030-02-01T06:00:00Z","expires_at":"2030-03-01T06:00:00Z"}`,
-			want: created{
+			want: asked{
 				Key: "mine", Name: "one", Queue: "urgent", Tags: []string{"a", "b"}, Parameters: `{"day":"2026-01-01"}`,
 				Vars: `{"memory":"2Gi"}`, Due: time.Date(2030, 2, 1, 6, 0, 0, 0, time.UTC),
 			},
 		},
 		"a delay counts from the publication": {
-			request: `{"deployment":"flow/prod","delay":"90s"}`, want: created{Key: "17", Due: published.Add(90 * time.Second)},
+			request: `{"deployment":"flow/prod","delay":"90s"}`, want: asked{Key: "17", Due: published.Add(90 * time.Second)},
 		},
 		"published again from the dead letter it keeps its first id and time": {
 			request: `{"deployment":"flow/prod","delay":"1h"}`,
 			attributes: map[string]string{
 				delivery.AttrFirstMessageID: "3", delivery.AttrFirstPublishTime: published.Add(-time.Minute).Format(time.RFC3339Nano),
 			},
-			want: created{Key: "3", Due: published.Add(59 * time.Minute)},
+			want: asked{Key: "3", Due: published.Add(59 * time.Minute)},
 		},
 		"the publisher's trace stays with the flow run": {
 			request:    `{"deployment":"flow/prod"}`,
 			attributes: map[string]string{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
-			want:       created{Key: "17", Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+			want:       asked{Key: "17", Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 		},
 		"its own key goes before the first id": {
 			request:    `{"deployment":"flow/prod","idempotency_key":"mine"}`,
-			attributes: map[string]string{delivery.AttrFirstMessageID: "3"}, want: created{Key: "mine"},
+			attributes: map[string]string{delivery.AttrFirstMessageID: "3"}, want: asked{Key: "mine"},
 		},
 	} {
 		t.Run(rule, func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 				t.Fatalf("%d flow runs, want 1", len(all))
 			}
 			fr := all[0]
-			got := created{Key: fr.IdempotencyKey, Tags: fr.Tags, Parameters: asJSON(t, fr.Parameters), Vars: asJSON(t, fr.JobVariables), Trace: fr.Labels[prefect.LabelTraceparent]}
+			got := asked{Key: fr.IdempotencyKey, Tags: fr.Tags, Parameters: asJSON(t, fr.Parameters), Vars: asJSON(t, fr.JobVariables), Trace: fr.Labels[prefect.LabelTraceparent]}
 			if tt.want.Name != "" {
 				got.Name = fr.Name
 			}
@@ -98,11 +98,9 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("created (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff([]string{fr.ID}, in.launcher.dispatched); diff != "" {
+			dispatched := created{fr.ID, "etl", in.ids["prod"]}
+			if diff := cmp.Diff([]created{dispatched}, in.launcher.created); diff != "" {
 				t.Errorf("dispatched (-want +got):\n%s", diff)
-			}
-			if !in.launcher.published.Equal(published) {
-				t.Errorf("dispatched as published at %s", in.launcher.published)
 			}
 			// Whatever happens after the creation, the same message never makes a second one.
 			in.launcher.fail = errors.New("the instance died")
@@ -111,8 +109,8 @@ func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 			if n := len(in.flowRuns(t)); n != 1 {
 				t.Errorf("%d flow runs after a redelivery, want 1", n)
 			}
-			if len(in.launcher.dispatched) != 2 || len(in.launcher.holders) != 2 {
-				t.Errorf("dispatched %v by %v, want twice, by two holders", in.launcher.dispatched, in.launcher.holders)
+			if diff := cmp.Diff([]created{dispatched, dispatched}, in.launcher.created); diff != "" || len(in.launcher.holders) != 2 {
+				t.Errorf("dispatched by %v, want twice, by two holders (-want +got):\n%s", in.launcher.holders, diff)
 			}
 		})
 	}

@@ -26,9 +26,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"))
 }
 
+// created is a flow run, and the deployment, that were passed on as they were read.
+type created struct{ FlowRun, WorkPool, Deployment string }
+
 // launcher keeps what it was asked to do.
 type launcher struct {
 	dispatched []string
+	created    []created
 	woken      []message.Wake
 	published  time.Time
 	holders    map[string]bool
@@ -37,6 +41,16 @@ type launcher struct {
 
 func (l *launcher) Dispatch(_ context.Context, holder, flowRunID string, published time.Time) error {
 	l.dispatched, l.published = append(l.dispatched, flowRunID), published
+	l.note(holder)
+	return l.fail
+}
+
+func (l *launcher) DispatchEvent(ctx context.Context, holder string, e message.PrefectEvent, published time.Time) error {
+	return l.Dispatch(ctx, holder, e.FlowRunID, published)
+}
+
+func (l *launcher) DispatchCreated(_ context.Context, holder string, fr prefect.FlowRun, d prefect.Deployment) error {
+	l.created = append(l.created, created{fr.ID, fr.WorkPoolName, d.ID})
 	l.note(holder)
 	return l.fail
 }

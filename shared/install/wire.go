@@ -32,6 +32,9 @@ import (
 
 // Surroundings is what a function gets from the process it runs in.
 type Surroundings struct {
+	// Function is the function's name, which its calls to Prefect carry; may be empty.
+	Function string
+
 	Environ []string
 	Log     io.Writer
 	// Memory is the ledger where LEDGER is memory: one for all functions of the process.
@@ -124,7 +127,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	if clients.Prefect, err = prefect.New(prefect.Config{
 		APIURL: c.APIURL, APIKey: string(c.APIKey), AuthString: string(c.AuthString),
 		CustomHeaders: c.CustomHeaders, RequestsPerMinute: c.RequestsPerMinute,
-		HTTPClient: s.httpClient(), Random: s.Random,
+		HTTPClient: s.httpClient(), Caller: s.Function, Random: s.Random,
 	}); err != nil {
 		return clients, err
 	}

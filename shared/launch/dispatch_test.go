@@ -293,24 +293,6 @@ func TestADeploymentsLimitIsPrefects(t *testing.T) {
 	r.launchedOnce(second.ID)
 }
 
-// TestAPlainFlowRunTakesFewCalls holds the launcher and the settler to their share of Prefect's rate limits.
-func TestAPlainFlowRunTakesFewCalls(t *testing.T) {
-	r := newRig(t)
-	for i, budget := range []int32{100, 7} { // the first fills the caches
-		fr := r.flowRun(prefect.NewFlowRun{})
-		r.calls.Store(0)
-		r.must(r.dispatch(fr.ID))
-		r.set(fr.ID, flowrun.StateRunning, flowrun.StateCompleted)
-		r.must(r.ended(fr.ID, flowrun.Outcome{Kind: flowrun.Succeeded}))
-		if rec := r.record(fr.ID); rec.Status != flowrun.StatusFinished || rec.ReportedAt.IsZero() {
-			t.Fatalf("flow run %d: the ledger has %+v, want it finished", i, rec.Launch)
-		}
-		if got := r.calls.Load(); got > budget {
-			t.Errorf("flow run %d took %d calls, want %d at most", i, got, budget)
-		}
-	}
-}
-
 // TestWhatAFlowRunWasMadeFromIsReadWhileItIsClaimed holds that the claim does not wait for the deployment, nor the job for
 // a read that could have begun earlier.
 func TestWhatAFlowRunWasMadeFromIsReadWhileItIsClaimed(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/jobtemplate"
+	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/settle"
 	"github.com/pushpool/pushpool/shared/telemetry"
@@ -139,12 +140,38 @@ func (l *Launcher) Dispatch(ctx context.Context, holder, flowRunID string, publi
 		}
 		return err
 	}
+	return l.act(ctx, holder, fr, nil)
+}
+
+// DispatchEvent is Dispatch for an event of Prefect's. Prefect is not asked where the ledger
+// shows that somebody answers the very state that the event is about, or did: of a flow run
+// that a request made, the event comes while it is being launched.
+func (l *Launcher) DispatchEvent(ctx context.Context, holder string, e message.PrefectEvent, published time.Time) error {
+	rec, err := l.ledger.Get(ctx, e.FlowRunID)
+	if err != nil {
+		return err
+	}
+	answered := rec.Status == flowrun.StatusLaunched || rec.Status == flowrun.StatusClaimed && rec.Leased(holder, l.cfg.Now())
+	if answered && rec.LaunchID == flowrun.NewLaunchID(l.cfg.Install, e.FlowRunID, e.ID) {
+		return nil
+	}
+	return l.Dispatch(ctx, holder, e.FlowRunID, published)
+}
+
+// DispatchCreated is Dispatch of a flow run of the deployment that Prefect has just returned:
+// both are taken as they are.
+func (l *Launcher) DispatchCreated(ctx context.Context, holder string, fr prefect.FlowRun, d prefect.Deployment) error {
+	return l.act(ctx, holder, fr, &d)
+}
+
+// act does what the flow run's state asks for. d is its deployment, if it is known.
+func (l *Launcher) act(ctx context.Context, holder string, fr prefect.FlowRun, d *prefect.Deployment) error {
 	if !l.pools[fr.WorkPoolName] {
 		return nil
 	}
 	switch fr.StateType {
 	case flowrun.StateScheduled:
-		return l.scheduled(ctx, holder, fr)
+		return l.scheduled(ctx, holder, fr, d)
 	case flowrun.StatePending:
 		return acknowledge(l.resume(ctx, holder, fr))
 	case flowrun.StateCancelling:
@@ -154,7 +181,7 @@ func (l *Launcher) Dispatch(ctx context.Context, holder, flowRunID string, publi
 }
 
 // scheduled launches the flow run, if it is due and admitted.
-func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.FlowRun) error {
+func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.FlowRun, d *prefect.Deployment) error {
 	now := l.cfg.Now()
 	inLine := fr.StateName == prefect.AwaitingSlot && fr.DeploymentID != ""
 	if at := fr.Due(); at.After(now) && !inLine {
@@ -177,23 +204,21 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 	case limited:
 		return l.wakePool(ctx, holder, fr.WorkPoolName)
 	}
-	err = acknowledge(l.claim(ctx, holder, fr, nil))
+	err = acknowledge(l.claim(ctx, holder, fr, d, false))
 	if errors.Is(err, errInLine) {
 		return l.wakeDeployment(ctx, holder, fr.DeploymentID)
 	}
 	return err
 }
 
-// claim makes the flow run ours in ledger and Prefect, then launches it. turn is its
-// deployment where the caller knows whose turn it is; without that, a flow run of a
-// deployment for whose slots others wait gets in line behind them. The error is errInLine
-// for one that waits for a slot.
-func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun, turn *prefect.Deployment) error {
-	o := l.origin(ctx, fr, turn)
-	defer func() { _ = o.wait() }()
+// claim makes the flow run ours in ledger and Prefect, then launches it. d is its deployment,
+// if it is known. Unless the caller knows that it is its turn, a flow run of a deployment for
+// whose slots others wait gets in line behind them. The error is errInLine for one that waits
+// for a slot.
+func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun, d *prefect.Deployment, itsTurn bool) error {
 	var line errgroup.Group
 	waits := false
-	if turn == nil && fr.DeploymentID != "" {
+	if !itsTurn && fr.DeploymentID != "" {
 		line.Go(func() error {
 			d, err := l.deployment(ctx, fr.DeploymentID)
 			waits = d.Waits
@@ -224,6 +249,8 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun,
 	if err != nil {
 		return err
 	}
+	o := l.origin(ctx, fr, d) // by the holder of the lease only
+	defer func() { _ = o.wait() }()
 	if err = line.Wait(); err == nil && waits {
 		return cmp.Or(l.discard(ctx, holder, rec), errInLine)
 	}

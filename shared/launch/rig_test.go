@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,6 +61,7 @@ type rig struct {
 	launcher *launch.Launcher
 	apiURL   string
 	calls    atomic.Int32 // of the launcher and the settler to Prefect
+	shared   atomic.Int32 // of them those whose answer is kept for all flow runs of the pool
 
 	mu           sync.Mutex
 	prefectFault func(w http.ResponseWriter, r *http.Request, next http.Handler) (answered bool)
@@ -78,7 +80,14 @@ func newRigOf(t *testing.T, o cloudruntest.Options, change ...func(*launch.Confi
 	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
 	server := prefecttest.New(prefecttest.Options{Now: r.now, Intercept: r.onPrefect})
 	t.Cleanup(server.Close)
-	r.apiURL = server.URL()
+	return r.start(server.URL(), o, change...)
+}
+
+// start starts a rig at a Prefect server.
+func (r *rig) start(apiURL string, o cloudruntest.Options, change ...func(*launch.Config)) *rig {
+	t := r.t
+	t.Helper()
+	r.apiURL = apiURL
 	o.Env = []string{"PATH=/usr/bin:/bin"}
 	o.Intercept = func(_ context.Context, method string, phase cloudruntest.Phase, _ any) error {
 		return r.onCloudRun(method, phase)
@@ -93,7 +102,7 @@ func newRigOf(t *testing.T, o cloudruntest.Options, change ...func(*launch.Confi
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.cloudRun.Close() })
-	r.people, r.prefect = r.client(nil), r.client(func(string, string, int, time.Duration) { r.calls.Add(1) })
+	r.people, r.prefect = r.client(nil), r.client(r.count)
 	r.must(r.people.CreateWorkPool(t.Context(), "etl", "cloud-run-v2", template()))
 	flow, err := r.people.CreateFlow(t.Context(), "flow")
 	r.must(err)
@@ -121,11 +130,22 @@ func newRigOf(t *testing.T, o cloudruntest.Options, change ...func(*launch.Confi
 func (r *rig) client(onCall func(method, path string, status int, took time.Duration)) *prefect.Client {
 	r.t.Helper()
 	c, err := prefect.New(prefect.Config{
-		APIURL: r.apiURL, RequestsPerMinute: 60_000, OnCall: onCall,
+		APIURL: r.apiURL, AuthString: os.Getenv("PUSHPOOL_TEST_PREFECT_AUTH"), RequestsPerMinute: 60_000, OnCall: onCall,
 		HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 	})
 	r.must(err)
 	return c
+}
+
+// count counts a call. What a busy server refuses is made again, and no other call for that.
+func (r *rig) count(_, path string, status int, _ time.Duration) {
+	if status == 0 || status == http.StatusServiceUnavailable {
+		return
+	}
+	r.calls.Add(1)
+	if strings.HasPrefix(path, "/work_pools/") {
+		r.shared.Add(1)
+	}
 }
 
 // template is a base job template as small as Cloud Run allows.

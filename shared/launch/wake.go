@@ -205,7 +205,7 @@ func (l *Launcher) next(ctx context.Context, holder string, fr prefect.FlowRun, 
 			return err
 		}
 	}
-	return acknowledge(l.claim(ctx, holder, fr, turn))
+	return acknowledge(l.claim(ctx, holder, fr, turn, turn != nil))
 }
 
 // each calls do for the flow runs, in order and some at a time, and returns all that failed.

@@ -46,6 +46,9 @@ type Config struct {
 	CustomHeaders map[string]string
 	// HTTPClient makes the calls; nil means a new one. Its redirect policy is not used.
 	HTTPClient *http.Client
+	// Caller is who calls, for the server's access log: "dispatcher" makes the User-Agent
+	// "pushpool (dispatcher)".
+	Caller string
 	// RequestsPerMinute bounds the calls of this client, repeated ones included; 0 means 500.
 	// A tenth of it may be made at once.
 	RequestsPerMinute int
@@ -120,6 +123,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	header.Set("X-Prefect-Api-Version", apiVersion)
 	header.Set("User-Agent", userAgent)
+	if cfg.Caller != "" {
+		header.Set("User-Agent", userAgent+" ("+cfg.Caller+")")
+	}
 	header.Set("Accept", "application/json")
 	for name, value := range cfg.CustomHeaders {
 		switch textproto.CanonicalMIMEHeaderKey(name) {

@@ -25,6 +25,7 @@ import (
 var benchmarks = map[string]func(context.Context, *bench) error{
 	"dispatch":   dispatch,
 	"burst":      burst,
+	"calls":      calls,
 	"overhead":   overhead,
 	"finalize":   finalize,
 	"process":    process,
@@ -46,7 +47,7 @@ type stack struct {
 	*local.Stack
 	guide        prefect.Deployment
 	calls        atomic.Int64 // to Cloud Run
-	prefectCalls atomic.Int64 // of the functions
+	prefectCalls callCounter  // of the functions
 }
 
 // Run runs the benchmarks of the names given, or all, and writes one JSON object in a line
@@ -75,7 +76,7 @@ func (b *bench) start(ctx context.Context, change func(*local.Options)) (*stack,
 	o.LightFlow = true
 	o.SweepEvery = time.Minute // as when deployed
 	s := &stack{}
-	o.OnPrefectCall = func(string, string) { s.prefectCalls.Add(1) }
+	o.OnPrefectCall = s.prefectCalls.add
 	if change != nil {
 		change(&o)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -20,10 +18,7 @@ func dispatch(ctx context.Context, b *bench) error {
 	if err := warm(ctx, b, s); err != nil {
 		return err
 	}
-	if err := cold(ctx, b, s); err != nil {
-		return err
-	}
-	return calls(ctx, b, s)
+	return cold(ctx, b, s)
 }
 
 // shares are the parts of a dispatch.
@@ -102,34 +97,5 @@ func cold(ctx context.Context, b *bench, s *stack) error {
 		ours = append(ours, parts.ours)
 	}
 	b.spread("webhook called → CreateJob accepted, by a process that has just started", ours)
-	return nil
-}
-
-// calls counts what flow runs cost: many short ones, and one long enough for sweeps to see it.
-func calls(ctx context.Context, b *bench, s *stack) error {
-	for _, c := range []struct {
-		name          string
-		count, atOnce int
-		seconds       int
-	}{{"a flow run of 2 s, of 30", 30, 5, 2}, {"a flow run of 150 s, alone", 1, 1, 150}} {
-		run, toPrefect := s.calls.Load(), s.prefectCalls.Load()
-		var g errgroup.Group
-		g.SetLimit(c.atOnce)
-		for range c.count {
-			g.Go(func() error {
-				fr, _, err := s.Prefect.CreateFlowRun(ctx, s.guide.ID, prefect.NewFlowRun{Parameters: map[string]any{"pause_seconds": c.seconds}})
-				if err != nil {
-					return err
-				}
-				return s.completed(ctx, fr.ID)
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
-		time.Sleep(s.EntryDelay + 2*time.Second) // the ends of the last ones are still to be told
-		b.figure("calls to Cloud Run for "+c.name+", the sweep's among them", "calls", float64(s.calls.Load()-run)/float64(c.count))
-		b.figure("calls to Prefect for "+c.name+", the sweep's among them", "calls", float64(s.prefectCalls.Load()-toPrefect)/float64(c.count))
-	}
 	return nil
 }

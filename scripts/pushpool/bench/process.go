@@ -25,7 +25,7 @@ func process(ctx context.Context, b *bench) error {
 	var slow atomic.Bool
 	s, err := b.start(ctx, func(o *local.Options) {
 		o.Embedded = true
-		o.OnPrefectCall = func(string, string) {
+		o.OnPrefectCall = func(*http.Request) {
 			if slow.Load() {
 				time.Sleep(time.Second)
 			}

@@ -217,7 +217,7 @@ func (s *Stack) counted() (string, error) {
 		return "", err
 	}
 	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		s.OnPrefectCall(r.In.Method, r.In.URL.Path)
+		s.OnPrefectCall(r.In)
 		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, target.Host
 	}})
 	s.later(proxy.Close)

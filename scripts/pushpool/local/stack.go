@@ -69,7 +69,7 @@ type Options struct {
 	// LiveWeather has the flow ask the public API.
 	LiveWeather bool
 	// OnPrefectCall, if set, is told of every call that the functions make to Prefect.
-	OnPrefectCall func(method, path string)
+	OnPrefectCall func(*http.Request)
 	// Postgres lets the real server keep its data in PostgreSQL; else in SQLite.
 	Postgres bool
 	// Processes is how many processes serve the functions, each all of them; 0 is 1. More need a

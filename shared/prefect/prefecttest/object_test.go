@@ -38,6 +38,15 @@ func creation(t *testing.T, p *prefectServer) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What the creation answers is taken for what a reading would: nothing is read again before the launch.
+	seen := func(f prefect.FlowRun) []any {
+		return []any{f.ID, f.FlowID, f.DeploymentID, f.WorkPoolName, f.WorkQueueID, f.StateType, f.StateName, f.StateID, f.State, f.Due(), f.Created}
+	}
+	for _, answer := range []prefect.FlowRun{first, again} {
+		if diff := cmp.Diff(seen(f), seen(answer)); diff != "" {
+			t.Errorf("the creation's answer (-read +answered):\n%s", diff)
+		}
+	}
 	slices.Sort(f.Tags)
 	got := []any{f.Name, f.Parameters, decoded(t, f.JobVariables), f.Tags, f.WorkPoolName, f.WorkQueueName, f.StateName, f.NextScheduledStartTime.UTC(), f.DeploymentID, f.AutoScheduled}
 	want := []any{

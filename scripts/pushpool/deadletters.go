@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -25,6 +24,20 @@ type deadLettersCommand struct {
 	Show   showLetterCommand   `cmd:"" help:"Show one dead letter whole."`
 	Replay replayLetterCommand `cmd:"" help:"Publish dead letters again where they came from. Safe to repeat: a run request stays the same request."`
 	Drop   dropLettersCommand  `cmd:"" help:"Remove dead letters for good."`
+}
+
+// Help shows examples.
+func (deadLettersCommand) Help() string {
+	return `A dead letter is a message that could not be processed: the function refused it for good, or failed on it until its delivery
+attempts were used up. It is kept for 31 days. To replay one is safe: a run request stays the same request, and everything else
+only has somebody look again.
+
+Examples:
+
+  pushpool deadletters list
+  pushpool deadletters show 1234567890
+  pushpool deadletters replay --function dispatcher --reason "no deployment" --dry-run
+  pushpool deadletters drop --older 168h --yes`
 }
 
 // letterFilter says which letters are meant.
@@ -130,14 +143,6 @@ type replayLetterCommand struct {
 	Yes    bool `short:"y" help:"Do not ask."`
 }
 
-// Help shows examples.
-func (replayLetterCommand) Help() string {
-	return `Examples:
-
-  pushpool deadletters replay 1234567890
-  pushpool deadletters replay --function dispatcher --reason "no deployment" --dry-run`
-}
-
 // Run publishes the letters again.
 func (c *replayLetterCommand) Run(ctx context.Context) error {
 	in, box, letters, done, err := c.box(ctx, c.globals)
@@ -204,9 +209,7 @@ func confirmed(yes bool, letters []deadletter.Letter, what string) (bool, error)
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return false, fmt.Errorf("%d dead letters match; repeat it with --yes to %s all of them, or name some", len(letters), what)
 	}
-	fmt.Fprintf(os.Stderr, "%s %d dead letters? [y/N] ", what, len(letters))
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y"), nil
+	return agreed(false, fmt.Sprintf("%s %d dead letters", what, len(letters)))
 }
 
 // meant gives the letters back and lists them where nothing is to be done with them, and says whether something is.

@@ -9,7 +9,7 @@ import (
 
 type explainCommand struct {
 	globals
-	FlowRunID string `arg:"" help:"The flow run's id."`
+	FlowRunID string `arg:"" help:"The flow run's id." predictor:"flow-run"`
 }
 
 // Help shows examples.

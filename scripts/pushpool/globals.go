@@ -13,7 +13,7 @@ import (
 
 // globals are the flags that every command about an installation takes.
 type globals struct {
-	EnvFile string `help:"A file of NAME=VALUE lines that says which installation is meant, as terraform output -raw operator_env prints it; the environment wins over it. Default: .pushpool.env, if there is one." placeholder:"FILE" env:"PUSHPOOL_ENV_FILE"`
+	EnvFile string `help:"A file of NAME=VALUE lines that says which installation is meant, as terraform output -raw operator_env prints it; the environment wins over it. Default: .pushpool.env, if there is one." placeholder:"FILE" env:"PUSHPOOL_ENV_FILE" predictor:"file"`
 	JSON    bool   `help:"Print JSON, for programs."`
 }
 

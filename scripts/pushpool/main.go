@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/willabides/kongplete"
 
 	"github.com/pushpool/pushpool/scripts/pushpool/bench"
 	"github.com/pushpool/pushpool/scripts/pushpool/demo"
@@ -23,6 +24,7 @@ type command struct {
 	Doctor         doctorCommand         `cmd:"" help:"Examine the installation: what is wrong, why it matters, what to do."`
 	Render         renderCommand         `cmd:"" help:"Print the Cloud Run job that would be created for a flow run of a deployment."`
 	Connect        connectCommand        `cmd:"" help:"Make Prefect work with the installation: work pools, webhook block, automation."`
+	Migrate        migrateCommand        `cmd:"" help:"Move deployments from a worker's work pool to the installation's, and back, while both serve."`
 	DeadLetters    deadLettersCommand    `cmd:"" name:"deadletters" help:"Messages that could not be processed: list, show, replay or drop them."`
 	Drain          drainCommand          `cmd:"" help:"Bring the installation to rest: nothing starts, what is under way ends, its jobs are deleted."`
 	UninstallCheck uninstallCheckCommand `cmd:"" help:"Say what terraform destroy would leave behind."`
@@ -31,6 +33,8 @@ type command struct {
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
 	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
+
+	Completion completions `cmd:"" help:"Print what has the shell complete this command."`
 
 	ReadEvent readEventCommand `cmd:"" help:"Print as JSON what the finalizer reads in an audit log entry of an execution's end."`
 
@@ -43,10 +47,11 @@ type command struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	var c command
-	k := kong.Parse(&c, kong.Name("pushpool"), kong.Description("Prefect flow runs on Google Cloud Run Jobs without a worker."),
-		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)))
-	err := k.Run()
+	parser := newParser(kong.BindTo(ctx, (*context.Context)(nil)))
+	kongplete.Complete(parser, kongplete.WithPredictors(predictors()))
+	k, err := parser.Parse(os.Args[1:])
+	parser.FatalIfErrorf(err)
+	err = k.Run()
 	stop()
 	switch {
 	case errors.Is(err, errUnknown):
@@ -57,6 +62,10 @@ func main() {
 		fmt.Fprintf(os.Stderr, "pushpool: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+func newParser(opts ...kong.Option) *kong.Kong {
+	return kong.Must(&command{}, append(opts, kong.Name("pushpool"), kong.Description("Prefect flow runs on Google Cloud Run Jobs without a worker."), kong.UsageOnError())...)
 }
 
 // errQuiet: what went wrong has been shown already.
@@ -94,6 +103,17 @@ type localCommand struct {
 	EnvOut string `help:"The file to write the variables to by which the operator's commands find the stack." placeholder:"FILE" default:".cache/local.env"`
 }
 
+// Help shows examples.
+func (localCommand) Help() string {
+	return `Needs Python 3.10 to 3.13 for Prefect, which it installs into .cache; --embedded needs none. Any part can be your own: PREFECT_API_URL,
+PUBSUB_EMULATOR_HOST, FIRESTORE_EMULATOR_HOST, CLOUD_RUN_EMULATOR_HOST and CLOUD_TASKS_EMULATOR_HOST name it.
+
+Examples:
+
+  pushpool local
+  pushpool local --embedded --verbose`
+}
+
 // Run runs the stack until ctx ends.
 func (c *localCommand) Run(ctx context.Context) error {
 	stack, err := local.Start(ctx, c.options())
@@ -116,6 +136,15 @@ type demoCommand struct {
 	Keep     bool  `help:"Leave everything running at the end, until Ctrl-C, and print the URLs."`
 }
 
+// Help shows examples.
+func (demoCommand) Help() string {
+	return `Examples:
+
+  pushpool demo
+  pushpool demo 4 --verbose
+  pushpool demo --embedded --keep`
+}
+
 // Run shows the scenarios.
 func (c *demoCommand) Run(ctx context.Context) error {
 	ok, err := demo.Run(ctx, os.Stdout, c.options(), c.Scenario, c.Keep)
@@ -128,6 +157,16 @@ func (c *demoCommand) Run(ctx context.Context) error {
 type benchCommand struct {
 	stackFlags
 	Name []string `arg:"" optional:"" help:"The benchmarks to run; all if none is given."`
+}
+
+// Help shows examples.
+func (benchCommand) Help() string {
+	return `scripts/bench keeps the figures in docs/benchmarks.md.
+
+Examples:
+
+  pushpool bench
+  pushpool bench dispatch`
 }
 
 // Run measures.

@@ -29,6 +29,14 @@ type event struct {
 	Message   string              `json:"message"`
 }
 
+// Help shows examples.
+func (readEventCommand) Help() string {
+	return `Examples:
+
+  pushpool read-event entry.json
+  gcloud logging read 'protoPayload.methodName="/Jobs.RunJob"' --limit=1 --format=json | jq '.[0]' | pushpool read-event -`
+}
+
 // Run prints what the finalizer reads.
 func (c *readEventCommand) Run() error {
 	file := os.Stdin

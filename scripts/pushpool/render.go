@@ -6,25 +6,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 
-	"github.com/google/uuid"
 	"github.com/rogpeppe/go-internal/diff"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pushpool/pushpool/functions/dispatcher"
 	"github.com/pushpool/pushpool/scripts/pushpool/request"
-	"github.com/pushpool/pushpool/shared/install"
-	"github.com/pushpool/pushpool/shared/ledger"
-	"github.com/pushpool/pushpool/shared/prefect"
 )
 
 type renderCommand struct {
 	globals
-	Deployment  string            `required:"" help:"The deployment, as FLOW/DEPLOYMENT or by its id." placeholder:"NAME"`
+	Deployment  string            `required:"" help:"The deployment, as FLOW/DEPLOYMENT or by its id." placeholder:"NAME" predictor:"deployment"`
 	JobVariable map[string]string `help:"A job variable of the flow run, as NAME=VALUE. VALUE is JSON, or text where it is none." placeholder:"K=V" mapsep:"none"`
-	FlowRun     string            `help:"Render for this flow run, as it is, instead of for a new one." placeholder:"ID"`
+	FlowRun     string            `help:"Render for this flow run, as it is, instead of for a new one." placeholder:"ID" predictor:"flow-run"`
 	Diff        bool              `help:"Show it as a diff against the job that Prefect's worker would create."`
 }
 
@@ -49,9 +43,7 @@ func (c *renderCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fr := prefect.FlowRun{
-		ID: uuid.Nil.String(), Name: "name-of-flow-run", FlowID: d.FlowID, DeploymentID: d.ID, WorkPoolName: d.WorkPoolName, WorkQueueName: d.WorkQueueName,
-	}
+	fr := flowRunOf(d, d.WorkPoolName)
 	if c.FlowRun != "" {
 		if fr, err = in.Prefect.FlowRun(ctx, c.FlowRun); err != nil {
 			return err
@@ -62,9 +54,9 @@ func (c *renderCommand) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	launcher, err := dispatcher.NewLauncher(ctx, install.Surroundings{Environ: in.Environ, Log: io.Discard, Memory: ledger.NewMemory()})
+	launcher, err := newLauncher(ctx, in)
 	if err != nil {
-		return fmt.Errorf("the dispatcher's variables are needed to render what it would launch:\n%w", err)
+		return err
 	}
 	p, err := launcher.Preview(ctx, fr)
 	if err != nil {

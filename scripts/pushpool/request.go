@@ -19,7 +19,7 @@ import (
 
 type requestCommand struct {
 	globals
-	Deployment  string            `arg:"" help:"The deployment, as FLOW/DEPLOYMENT or by its id."`
+	Deployment  string            `arg:"" help:"The deployment, as FLOW/DEPLOYMENT or by its id." predictor:"deployment"`
 	Param       map[string]string `short:"p" help:"A parameter, as NAME=VALUE. VALUE is JSON, or text where it is none." placeholder:"K=V" mapsep:"none"`
 	JobVariable map[string]string `help:"A job variable, as NAME=VALUE, likewise." placeholder:"K=V" mapsep:"none"`
 	Tag         []string          `help:"A tag."`

@@ -81,7 +81,8 @@ type uninstallCheckCommand struct{ globals }
 
 // Help tells what it does.
 func (uninstallCheckCommand) Help() string {
-	return "Says what `terraform destroy` would leave behind or break, and changes nothing. Its exit status is 0 if that is nothing."
+	return "Says what `terraform destroy` would leave behind or break, and changes nothing. Its exit status is 0 if that is nothing.\n\n" +
+		"Examples:\n\n  pushpool uninstall-check && terraform destroy"
 }
 
 // Run checks.

@@ -19,6 +19,8 @@ import (
 
 	"github.com/joho/godotenv"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/pushpool/pushpool/shared/prefect"
 )
 
 // TestMain lets the test's own binary be the command pushpool, in scripts and for the stack.
@@ -45,7 +47,7 @@ func scripts(t *testing.T, dir string, environ []string) {
 			return nil
 		},
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun, "status": exitStatus},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun, "status": exitStatus, "deploy": deploy},
 	})
 }
 
@@ -68,6 +70,21 @@ func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] {
 		ts.Fatalf("status: %v where exit status %s was due", err, args[0])
 	}
+}
+
+// deploy makes a deployment of the flow weather, with a schedule, and its work pool: deploy NAME WORK_POOL WORK_QUEUE.
+func deploy(ts *testscript.TestScript, _ bool, args []string) {
+	p, err := prefect.New(prefect.Config{APIURL: ts.Getenv("PREFECT_API_URL")})
+	ts.Check(err)
+	template, err := p.WorkerMetadataTemplate(context.Background(), "cloud-run-v2")
+	ts.Check(err)
+	ts.Check(p.CreateWorkPool(context.Background(), args[1], "cloud-run-v2", template))
+	flow, err := p.CreateFlow(context.Background(), "weather")
+	ts.Check(err)
+	_, err = p.CreateDeployment(context.Background(), prefect.NewDeployment{
+		Name: args[0], FlowID: flow.ID, WorkPool: args[1], WorkQueue: args[2], Schedules: []prefect.Schedule{{Interval: time.Minute}},
+	})
+	ts.Check(err)
 }
 
 // nameFlowRun sets FLOW_RUN to the flow run's id in the standard output of the last command,
@@ -97,8 +114,8 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// startStack starts `pushpool local --embedded` and returns the variables that find it.
-func startStack(t *testing.T) []string {
+// startStack starts `pushpool local`, embedded if nothing else is said, and returns the variables that find it.
+func startStack(t *testing.T, how ...string) []string {
 	t.Helper()
 	pushpool, err := exec.LookPath("pushpool") // which TestMain made
 	if err != nil {
@@ -106,7 +123,10 @@ func startStack(t *testing.T) []string {
 	}
 	file := filepath.Join(t.TempDir(), "local.env")
 	var out bytes.Buffer
-	cmd := exec.CommandContext(context.Background(), pushpool, "local", "--embedded", "--sweep", "1s", "--entry-delay", "100ms", "--env-out", file)
+	if how == nil {
+		how = []string{"--embedded"}
+	}
+	cmd := exec.CommandContext(context.Background(), pushpool, append([]string{"local", "--sweep", "1s", "--entry-delay", "100ms", "--env-out", file}, how...)...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -120,7 +140,7 @@ func startStack(t *testing.T) []string {
 			t.Errorf("pushpool local: %v\n%s", err, out.String())
 		}
 	})
-	deadline := time.After(time.Minute)
+	deadline := time.After(4 * time.Minute) // a real server's first start on a slow machine
 	for {
 		values, err := godotenv.Read(file)
 		if err == nil && len(values) > 0 {

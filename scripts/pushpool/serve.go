@@ -19,6 +19,17 @@ type serveCommand struct {
 	Addr string `help:"Where to listen." default:"127.0.0.1:8080" env:"PUSHPOOL_ADDR"`
 }
 
+// Help shows examples.
+func (serveCommand) Help() string {
+	return `Wrong configuration ends it at once, with every variable that is wrong and what to write. FUNCTION_TARGET names one function; all
+four are served without it. docs/configuration.md describes the variables.
+
+Examples:
+
+  pushpool serve
+  FUNCTION_TARGET=webhook pushpool serve --addr 0.0.0.0:8080`
+}
+
 // Run serves the functions until ctx ends, then lets requests under way finish.
 func (c *serveCommand) Run(ctx context.Context) error {
 	memory := ledger.NewMemory()

@@ -91,10 +91,14 @@ func (c *Client) DeploymentByName(ctx context.Context, name string) (Deployment,
 func (c *Client) deployment(ctx context.Context, r request) (Deployment, error) {
 	var a deploymentAnswer
 	_, err := c.do(ctx, r, &a)
+	return a.whole(), err
+}
+
+func (a deploymentAnswer) whole() Deployment {
 	if a.JobVariables == nil {
 		a.JobVariables = a.InfraOverrides
 	}
-	return a.Deployment, err
+	return a.Deployment
 }
 
 // Flow is a flow as Prefect gives it.

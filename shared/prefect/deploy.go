@@ -91,3 +91,59 @@ func (c *Client) SetDeploymentPaused(ctx context.Context, id string, paused bool
 	_, err = c.do(ctx, r, nil)
 	return err
 }
+
+// Deployments returns the deployments of a work pool. Their flow is named by its id only.
+func (c *Client) Deployments(ctx context.Context, pool string) ([]Deployment, error) {
+	r := request{act: "list the deployments of work pool " + pool, method: http.MethodPost, path: "/deployments/filter"}
+	var all []Deployment
+	for {
+		r.body = map[string]any{
+			"work_pools": map[string]any{"name": anyOf([]string{pool})}, "limit": MaxPage, "offset": len(all), "sort": "NAME_ASC",
+		}
+		var page []deploymentAnswer
+		if _, err := c.do(ctx, r, &page); err != nil {
+			return nil, err
+		}
+		for _, a := range page {
+			all = append(all, a.whole())
+		}
+		if len(page) < MaxPage {
+			return all, nil
+		}
+	}
+}
+
+// MoveDeployment has a deployment's flow runs created in another work pool and queue from now on. Flow
+// runs that exist stay in their queue, but for those that a schedule laid ahead: Prefect deletes the
+// future ones (of 2.20 all that wait), and its scheduler lays new ones within a minute.
+func (c *Client) MoveDeployment(ctx context.Context, id, pool, queue string) error {
+	r, err := byID("move deployment "+id+" to work pool "+pool, "deployments", id)
+	if err != nil {
+		return err
+	}
+	r.method, r.body = http.MethodPatch, map[string]any{"work_pool_name": pool, "work_queue_name": queue}
+	_, err = c.do(ctx, r, nil)
+	return err
+}
+
+// CopyWorkPool creates a work pool with the type, the base job template and the limit of another. One of
+// that name that exists stays as it is.
+func (c *Client) CopyWorkPool(ctx context.Context, of WorkPool, name string) error {
+	body := map[string]any{"name": name, "type": of.Type, "base_job_template": of.BaseJobTemplate, "concurrency_limit": of.ConcurrencyLimit}
+	status, err := c.do(ctx, request{act: "create work pool " + name, method: http.MethodPost, path: "/work_pools/", body: body}, nil)
+	if status == http.StatusConflict {
+		return nil
+	}
+	return err
+}
+
+// CreateWorkQueue creates a queue with the name, the limit, the priority and the pause of q. One
+// of that name that exists stays as it is.
+func (c *Client) CreateWorkQueue(ctx context.Context, pool string, q WorkQueue) error {
+	body := map[string]any{"name": q.Name, "is_paused": q.IsPaused, "concurrency_limit": q.ConcurrencyLimit, "priority": q.Priority}
+	status, err := c.do(ctx, request{act: "create work queue " + q.Name + " of work pool " + pool, method: http.MethodPost, path: poolPath(pool) + "/queues", body: body}, nil)
+	if status == http.StatusConflict {
+		return nil
+	}
+	return err
+}

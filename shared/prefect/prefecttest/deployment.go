@@ -127,6 +127,7 @@ func (s *Server) deploymentRoutes() {
 		}
 		return 0, nil, missing("Deployment not found")
 	})
+	s.handle("POST /deployments/filter", s.filterDeployments)
 	s.handle("PATCH /deployments/{id}", s.updateDeployment)
 	s.handle("DELETE /deployments/{id}", func(c *call) (int, any, error) {
 		d, err := s.deployment(c)
@@ -193,6 +194,35 @@ func (s *Server) createDeployment(c *call) (int, any, error) {
 	s.deployments[d.ID] = d
 	s.deleteScheduled(d, true)
 	return status, s.show(d), nil
+}
+
+// filterDeployments returns those that match, by name.
+func (s *Server) filterDeployments(c *call) (int, any, error) {
+	fields, err := c.fields()
+	if err != nil {
+		return 0, nil, err
+	}
+	part, err := readPage(fields)
+	if err != nil {
+		return 0, nil, err
+	}
+	var byDeployment, byPool *named
+	for name, into := range map[string]**named{"deployments": &byDeployment, "work_pools": &byPool} {
+		if raw, ok := fields[name]; ok {
+			if err := strict(raw, into); err != nil {
+				return 0, nil, err
+			}
+		}
+	}
+	found := []*deployment{}
+	for _, d := range s.deployments {
+		p := s.pools[string(d.WorkPoolName)]
+		if byDeployment.match(d.ID, d.Name, "") && (byPool == nil || p != nil && byPool.match(p.ID, p.Name, p.Type)) {
+			found = append(found, s.show(d))
+		}
+	}
+	slices.SortFunc(found, func(a, b *deployment) int { return cmp.Compare(a.Name, b.Name) })
+	return http.StatusOK, cutPage(found, part), nil
 }
 
 func (s *Server) updateDeployment(c *call) (int, any, error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -254,6 +255,68 @@ func schedules(t *testing.T, p *prefectServer) {
 		t.Fatal(err)
 	}
 	eventually(t, "pausing leaves flow runs", func() bool { return len(ahead()) == 0 })
+	moved(t, p)
+}
+
+// moved holds what `pushpool migrate` builds on: a deployment that is moved to another work pool
+// leaves what was asked for in the old one, what its schedule lays ahead is made anew in the new
+// one under the same idempotency keys, and one that somebody else made under its key stays the only one.
+func moved(t *testing.T, p *prefectServer) {
+	from, to := p.newPool(t), p.newPool(t)
+	d := p.deploy(t, prefect.NewDeployment{WorkPool: from, Schedules: []prefect.Schedule{{Interval: 20 * time.Minute}}})
+	ahead := func(pool string) map[string]prefect.FlowRun {
+		found, err := p.FlowRuns(t.Context(), prefect.Filter{DeploymentIDs: []string{d.ID}, WorkPools: []string{pool}, StateTypes: []flowrun.StateType{scheduled}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		byKey := map[string]prefect.FlowRun{}
+		for _, f := range found {
+			if _, twice := byKey[f.IdempotencyKey]; twice {
+				t.Errorf("there are two flow runs of key %q", f.IdempotencyKey)
+			}
+			byKey[f.IdempotencyKey] = f
+		}
+		return byKey
+	}
+	eventually(t, "the schedule makes no flow runs", func() bool { return len(ahead(from)) >= 3 })
+	before := ahead(from)
+	later := time.Now().Add(time.Hour)
+	p.create(t, d.ID, prefect.NewFlowRun{ScheduledTime: &later, IdempotencyKey: "asked"})
+	if err := p.CreateWorkQueue(t.Context(), to, prefect.WorkQueue{Name: "urgent", Priority: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.MoveDeployment(t.Context(), d.ID, to, "urgent"); err != nil {
+		t.Fatal(err)
+	}
+	if left := ahead(from); len(left) != 1 || left["asked"].ID == "" {
+		t.Errorf("in the old work pool there are %d flow runs, of keys %v", len(left), slices.Collect(maps.Keys(left)))
+	}
+	var key string
+	for key = range before {
+		break
+	}
+	due := before[key].Due()
+	ours, _, err := p.CreateFlowRun(t.Context(), d.ID, prefect.NewFlowRun{IdempotencyKey: key, ScheduledTime: &due})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the schedule makes no flow runs in the new work pool", func() bool { return len(ahead(to)) >= len(before) })
+	after := ahead(to)
+	for k, f := range before {
+		switch a := after[k]; {
+		case a.ID == "" || a.ID == f.ID || a.WorkQueueName != "urgent" || !a.Due().Equal(f.Due()):
+			t.Errorf("key %q: flow run %s, queue %q, due %s; it was %s, due %s", k, a.ID, a.WorkQueueName, a.Due(), f.ID, f.Due())
+		case k == key && a.ID != ours.ID:
+			t.Errorf("key %q: flow run %s, and %s was made", k, a.ID, ours.ID)
+		}
+	}
+	listed, err := p.Deployments(t.Context(), to)
+	if err != nil || len(listed) != 1 || listed[0].ID != d.ID || listed[0].WorkQueueName != "urgent" {
+		t.Errorf("deployments of the new work pool: %+v, error %v", listed, err)
+	}
+	if listed, err = p.Deployments(t.Context(), from); err != nil || len(listed) != 0 {
+		t.Errorf("deployments of the old work pool: %+v, error %v", listed, err)
+	}
 }
 
 // events holds that Prefect tells of what happens, or says that it does not.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -25,10 +26,25 @@ func between(r *rand.Rand, from, to time.Duration) time.Duration {
 	return from + time.Duration(r.Int64N(int64(to-from)))
 }
 
-// stream is a source of random bytes for packages that draw ids from one.
-type stream struct{ r *rand.Rand }
+// stream is a source of random bytes for packages that draw ids from one. Each step of the loop
+// begins a new part of it, so that what is drawn depends on little that went before.
+type stream struct {
+	mu   sync.Mutex
+	seed uint64
+	r    *rand.PCG
+}
 
-func (s stream) Read(p []byte) (int, error) {
+func newStream(seed uint64) *stream { return &stream{seed: seed, r: rand.NewPCG(seed, 0)} }
+
+func (s *stream) begin(step int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.r.Seed(s.seed, uint64(step))
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := 0; i < len(p); i += 8 {
 		var b [8]byte
 		binary.LittleEndian.PutUint64(b[:], s.r.Uint64())
@@ -37,4 +53,4 @@ func (s stream) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var _ io.Reader = stream{}
+var _ io.Reader = (*stream)(nil)

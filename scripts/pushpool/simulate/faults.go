@@ -67,32 +67,33 @@ const (
 	creationChance = 0.7
 )
 
-// weight says how often a kind strikes the calls to a service, among the others.
-type weight struct {
-	kind Kind
+// weight says how often something is chosen, among others.
+type weight[T any] struct {
+	what T
 	n    int
 }
 
 // anywhere is what can strike between any two calls.
-var anywhere = []weight{
+var anywhere = []weight[Kind]{
 	{Killed, 40}, {Stall, 14}, {Deploy, 12}, {LedgerLost, 12}, {ClockSkew, 12}, {PrefectDown, 14},
-	{UserPause, 22}, {UserCancel, 14}, {UserRetry, 32}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
+	{UserPause, 26}, {UserCancel, 14}, {UserRetry, 75}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
 }
 
-var strikes = map[service][]weight{
+var strikes = map[service][]weight[Kind]{
 	toPrefect:  {{PrefectSlow, 30}, {Prefect429, 30}, {Prefect503, 30}, {Prefect500, 40}},
-	toCloudRun: {{CloudRun429, 220}, {CloudRun503Before, 220}, {CloudRun503After, 160}},
+	toCloudRun: {{CloudRun429, 280}, {CloudRun503Before, 280}, {CloudRun503After, 160}},
 	toLedger:   {{LedgerContention, 40}, {LedgerUnavailable, 40}},
-	toTopic:    {{PublishUnavailable, 100}},
-	toTimer:    {{PublishUnavailable, 100}},
+	toTopic:    {{PublishUnavailable, 130}},
+	toTimer:    {{PublishUnavailable, 130}},
 }
 
 // ofCreations is what strikes the creation of jobs besides.
-var ofCreations = []weight{{SlowReadiness, 800}, {StartFailure, 800}, {EndWithoutEntry, 800}, {CloudRun503After, 200}}
+var ofCreations = []weight[Kind]{{SlowReadiness, 1550}, {StartFailure, 1500}, {EndWithoutEntry, 1600}, {CloudRun503After, 500}}
 
-var ofMessages = []weight{{MessageLost, 10}, {MessageDuplicated, 16}, {MessageReordered, 9}, {MessageDelayed, 7}, {PushTimeout, 12}}
+var ofMessages = []weight[Kind]{{MessageLost, 10}, {MessageDuplicated, 16}, {MessageReordered, 9}, {MessageDelayed, 7}, {PushTimeout, 12}}
 
-func pick(r *rand.Rand, choices ...[]weight) Kind {
+// choose chooses one of the things, by their weights.
+func choose[T any](r *rand.Rand, choices ...[]weight[T]) T {
 	all := slices.Concat(choices...)
 	sum := 0
 	for _, w := range all {
@@ -101,19 +102,19 @@ func pick(r *rand.Rand, choices ...[]weight) Kind {
 	n := r.IntN(sum)
 	for _, w := range all {
 		if n -= w.n; n < 0 {
-			return w.kind
+			return w.what
 		}
 	}
-	return ""
+	panic("nothing to choose from")
 }
 
 // Kinds are all kinds of faults.
 func Kinds() []Kind {
 	all := []Kind{}
-	add := func(ws []weight) {
+	add := func(ws []weight[Kind]) {
 		for _, w := range ws {
-			if !slices.Contains(all, w.kind) {
-				all = append(all, w.kind)
+			if !slices.Contains(all, w.what) {
+				all = append(all, w.what)
 			}
 		}
 	}

@@ -27,10 +27,12 @@ const (
 	suspends    ending = "suspends" // leaves, to be resumed by a person
 )
 
-var endings = []struct {
-	n int
-	ending
-}{{58, completes}, {10, fails}, {8, exits}, {4, signalled}, {4, silent}, {3, hangs}, {8, retriesOnce}, {5, suspends}}
+var endings = []weight[ending]{
+	{completes, 58}, {fails, 10}, {exits, 8}, {signalled, 4}, {silent, 4}, {hangs, 3}, {retriesOnce, 8}, {suspends, 5},
+}
+
+// deployments are how often a flow run is of which.
+var deployments = []weight[string]{{"plain", 8}, {"engine", 2}, {"few", 2}, {"queued", 3}, {narrow, 1}}
 
 // container is what runs in an execution: it does over Prefect's API what a flow's engine does.
 type container struct {
@@ -51,7 +53,7 @@ func (w *world) run(ctx context.Context, x cloudruntest.Execution, environ, argv
 	c := &container{w: w, ctx: ctx, launch: flowrun.LaunchID(x.Labels[cloudrun.LabelLaunch])}
 	for _, v := range environ {
 		if id, ok := strings.CutPrefix(v, "PREFECT__FLOW_RUN_ID="); ok {
-			c.fr, c.id = w.flowRuns[w.names[id]], id
+			c.fr, c.id = w.flowRuns[w.flowRun(id)], id
 		}
 	}
 	if c.fr == nil {
@@ -59,16 +61,11 @@ func (w *world) run(ctx context.Context, x cloudruntest.Execution, environ, argv
 		return 1, 0
 	}
 	c.engine = !strings.Contains(strings.Join(argv, " "), "flow-run execute")
-	c.fr.containers++
-	c.name = fmt.Sprintf("container %s/%d", c.fr.label, c.fr.containers)
-	chance := w.dice.of(c.name)
-	c.ending = c.fr.ending
-	if c.fr.containers > 1 && (c.ending == exits || c.ending == signalled || c.ending == suspends || c.ending == hangs) {
-		c.ending = completes
+	if w.loop.park(w.ctx, 0, "start of "+x.Name, func() { w.started(c) }) != nil {
+		return 1, 0
 	}
-	w.started(c)
-	exitCode, signal = c.life(between(chance, 3*time.Second, 90*time.Second))
-	w.ended(c, exitCode, signal)
+	exitCode, signal = c.life(between(w.dice.of(c.name), 3*time.Second, 90*time.Second))
+	_ = w.loop.park(w.ctx, 0, "end of "+x.Name, func() { w.ended(c, exitCode, signal) }) // the world is over
 	return exitCode, signal
 }
 
@@ -116,7 +113,7 @@ func (c *container) life(work time.Duration) (exitCode, signal int) {
 		<-c.ctx.Done()
 		return c.stopped()
 	case suspends:
-		c.w.suspended(c.fr)
+		_ = c.w.loop.park(c.w.ctx, 0, c.name+" suspends", func() { c.w.suspended(c.fr) })
 		c.call(http.MethodPost, "/flow_runs/"+c.id+"/set_state", map[string]any{"state": map[string]any{
 			"type": "PAUSED", "name": "Suspended", "state_details": map[string]any{"pause_reschedule": true, "pause_timeout": time.Now().Add(time.Hour)},
 		}})
@@ -211,16 +208,21 @@ func (c *container) call(method, path string, body any) (status int, answer []by
 	for range 8 {
 		c.calls++
 		name := fmt.Sprintf("%s %s #%d", c.name, method, c.calls)
-		if c.w.loop.park(c.ctx, between(c.w.dice.of(name), time.Millisecond, 50*time.Millisecond), name) != nil {
+		err := c.w.loop.park(c.ctx, between(c.w.dice.of(name), time.Millisecond, 50*time.Millisecond), name, func() {
+			if !time.Now().Before(c.w.downUntil) {
+				status, answer = c.w.api(actor{container: c}, method, path, body)
+			}
+		})
+		if err != nil {
 			return 0, nil
 		}
-		if !time.Now().Before(c.w.downUntil) {
-			return c.w.api(actor{container: c}, method, path, body)
+		if status != 0 {
+			return status, answer
 		}
 		if !c.sleep(10 * time.Second) {
 			break
 		}
 	}
-	c.w.excuse(c.fr.label, "its container could not reach Prefect")
+	_ = c.w.loop.park(c.w.ctx, 0, c.name+" gives up", func() { c.w.excuse(c.fr.label, "its container could not reach Prefect") })
 	return 0, nil
 }

@@ -1,9 +1,11 @@
 package simulate
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,36 +41,36 @@ func (r registrar) RegisterService(d *grpc.ServiceDesc, impl any) {
 func (i *instance) google(ctx context.Context, method string, req, reply any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption) error {
 	w := i.w
 	to, what, flowRun := w.describe(method, req)
-	f, err := i.begin(ctx, to, what, flowRun)
+	var answer any
+	var failed error
+	err := i.call(ctx, to, what, flowRun, func(f fault) {
+		unavailable := status.Error(codes.Unavailable, "The service is currently unavailable.")
+		switch {
+		case f.kind == CloudRun429:
+			failed = status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Write requests' and limit 'Write requests per minute per region'")
+			return
+		case f.kind == CloudRun503Before, f.kind == PublishUnavailable && w.dice.of("lost "+f.name).IntN(2) == 0:
+			failed = unavailable
+			return
+		}
+		if r, ok := req.(*runpb.CreateJobRequest); ok {
+			req = w.creates(r, f)
+		}
+		call := w.services[method]
+		if call == nil {
+			failed = status.Errorf(codes.Unimplemented, "the simulator has no %s", method)
+			return
+		}
+		answer, failed = call(w.ctx, req)
+		if f.kind == CloudRun503After || f.kind == PublishUnavailable {
+			failed = unavailable
+		}
+	})
 	if err != nil {
 		return status.FromContextError(err).Err()
 	}
-	switch f.kind {
-	case CloudRun429:
-		return status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Write requests' and limit 'Write requests per minute per region'")
-	case CloudRun503Before:
-		return status.Error(codes.Unavailable, "The service is currently unavailable.")
-	case PublishUnavailable:
-		if w.dice.of("lost "+f.name).IntN(2) == 0 {
-			return status.Error(codes.Unavailable, "The service is currently unavailable.")
-		}
-	}
-	if r, ok := req.(*runpb.CreateJobRequest); ok {
-		req = w.creates(r, f)
-	}
-	call := w.services[method]
-	if call == nil {
-		return status.Errorf(codes.Unimplemented, "the simulator has no %s", method)
-	}
-	answer, err := call(ctx, req)
-	if end := i.end(ctx, f); end != nil {
-		return status.FromContextError(end).Err()
-	}
-	if f.kind == CloudRun503After || f.kind == PublishUnavailable {
-		return status.Error(codes.Unavailable, "The service is currently unavailable.")
-	}
-	if err != nil {
-		return err
+	if failed != nil {
+		return failed
 	}
 	proto.Merge(reply.(proto.Message), answer.(proto.Message)) //nolint:forcetypeassert // both are gRPC's
 	return nil
@@ -81,6 +83,8 @@ func (w *world) describe(method string, req any) (to service, what, flowRun stri
 	switch r := req.(type) {
 	case *pubsubpb.PublishRequest:
 		to = toTopic
+		// What was published at the same moment comes in one call, in no order.
+		slices.SortFunc(r.GetMessages(), func(a, b *pubsubpb.PubsubMessage) int { return bytes.Compare(a.GetData(), b.GetData()) })
 		about = path.Base(r.GetTopic()) + " " + w.label(string(r.GetMessages()[0].GetData()))
 	case *cloudtaskspb.CreateTaskRequest:
 		to = toTimer
@@ -88,12 +92,12 @@ func (w *world) describe(method string, req any) (to service, what, flowRun stri
 	case *cloudtaskspb.GetTaskRequest:
 		to = toTimer
 	case *runpb.CreateJobRequest:
-		flowRun = w.names[r.GetJob().GetLabels()[cloudrun.LabelFlowRun]]
+		flowRun = w.flowRun(r.GetJob().GetLabels()[cloudrun.LabelFlowRun])
 		about = r.GetParent() + " " + flowRun
 	case interface{ GetName() string }:
 		parts := strings.Split(r.GetName(), "/")
 		if len(parts) > 5 {
-			if j := w.jobs[parts[5]]; j != nil {
+			if j := w.job(parts[5]); j != nil {
 				flowRun = j.flowRun
 			}
 			about = parts[3] + " " + flowRun
@@ -102,25 +106,18 @@ func (w *world) describe(method string, req any) (to service, what, flowRun stri
 	return to, path.Base(method) + " " + about, flowRun
 }
 
-// job is what the simulator knows of a job of ours.
-type job struct {
-	flowRun      string // label
-	launch       flowrun.LaunchID
-	ready, start time.Duration
-	noEntry      bool
-}
-
 // creates notes a job that is about to be created, and lets a fault change what comes of it.
 func (w *world) creates(r *runpb.CreateJobRequest, f fault) *runpb.CreateJobRequest {
 	labels := r.GetJob().GetLabels()
-	if w.jobs[r.GetJobId()] == nil {
+	j := w.job(r.GetJobId())
+	if j == nil {
 		chance := w.dice.of("job " + f.name)
-		w.jobs[r.GetJobId()] = &job{
-			flowRun: w.names[labels[cloudrun.LabelFlowRun]], launch: flowrun.LaunchID(labels[cloudrun.LabelLaunch]),
+		j = &job{
+			id: r.GetJobId(), flowRun: w.flowRun(labels[cloudrun.LabelFlowRun]), launch: flowrun.LaunchID(labels[cloudrun.LabelLaunch]),
 			ready: between(chance, time.Second, 8*time.Second), start: between(chance, time.Second, 5*time.Second),
 		}
+		w.add(j)
 	}
-	j := w.jobs[r.GetJobId()]
 	switch f.kind {
 	case SlowReadiness:
 		j.ready += between(w.dice.of("slow "+f.name), 30*time.Second, 4*time.Minute)
@@ -134,12 +131,12 @@ func (w *world) creates(r *runpb.CreateJobRequest, f fault) *runpb.CreateJobRequ
 	return r
 }
 
-// ledgerCalls carries an instance's calls to the ledger. Methods that are not here go through
-// without a fault.
-type ledgerCalls struct {
-	ledger.Ledger
-	of *instance
-}
+// ledgerCalls carries an instance's calls to the ledger.
+type ledgerCalls struct{ of *instance }
+
+func (l *ledgerCalls) now() ledger.Ledger { return l.of.of.ledger.now() }
+
+var _ ledger.Ledger = (*ledgerCalls)(nil)
 
 // ledgerTimeout is that of the ledger in Firestore.
 const ledgerTimeout = 20 * time.Second
@@ -147,55 +144,67 @@ const ledgerTimeout = 20 * time.Second
 var errLedger = status.Error(codes.Unavailable, "the ledger is unavailable")
 
 func onLedger[T any](ctx context.Context, l *ledgerCalls, what, flowRun string, effect func(ctx context.Context, contended bool) (T, error)) (T, error) {
-	var none T
+	var none, v T
+	var failed error
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
-	f, err := l.of.begin(ctx, toLedger, what, flowRun)
+	err := l.of.call(ctx, toLedger, what, flowRun, func(f fault) {
+		half := l.of.w.dice.of("half "+f.name).IntN(2) == 0
+		switch {
+		case f.kind == LedgerUnavailable && half:
+			failed = fmt.Errorf("%s: %w", what, errLedger)
+			return
+		case f.kind == LedgerContention && half:
+			failed = fmt.Errorf("%s: %w", what, status.Error(codes.Aborted, "Too much contention on these documents. Please try again."))
+			return
+		}
+		v, failed = effect(ctx, f.kind == LedgerContention)
+		if f.kind == LedgerUnavailable { // it was written nevertheless
+			v, failed = none, fmt.Errorf("%s: %w", what, errLedger)
+		}
+	})
 	if err != nil {
 		return none, err
 	}
-	after := f.kind == LedgerUnavailable && l.of.w.dice.of("after "+f.name).IntN(2) == 0
-	if f.kind == LedgerUnavailable && !after {
-		return none, fmt.Errorf("%s: %w", what, errLedger)
-	}
-	contended := f.kind == LedgerContention
-	if contended && l.of.w.dice.of("after "+f.name).IntN(2) == 0 {
-		return none, fmt.Errorf("%s: %w", what, status.Error(codes.Aborted, "Too much contention on these documents. Please try again."))
-	}
-	v, err := effect(ctx, contended)
-	if end := l.of.end(ctx, f); end != nil {
-		return none, end
-	}
-	if after {
-		return none, fmt.Errorf("%s: %w", what, errLedger)
-	}
-	return v, err
+	return v, failed
 }
 
 func (l *ledgerCalls) Get(ctx context.Context, id string) (flowrun.Record, error) {
-	name := l.of.w.names[id]
-	return onLedger(ctx, l, "ledger get "+name, name, func(ctx context.Context, _ bool) (flowrun.Record, error) { return l.Ledger.Get(ctx, id) })
+	name := l.of.w.flowRun(id)
+	return onLedger(ctx, l, "ledger get "+name, name, func(ctx context.Context, _ bool) (flowrun.Record, error) { return l.now().Get(ctx, id) })
 }
 
 func (l *ledgerCalls) Update(ctx context.Context, id string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error) {
-	name := l.of.w.names[id]
+	name := l.of.w.flowRun(id)
 	return onLedger(ctx, l, "ledger update "+name, name, func(ctx context.Context, contended bool) (flowrun.Record, error) {
 		if contended { // the function of a transaction that has to be repeated is called again
-			if before, err := l.Ledger.Get(ctx, id); err == nil {
+			if before, err := l.now().Get(ctx, id); err == nil {
 				_, _ = change(before)
 			}
 		}
-		return l.Ledger.Update(ctx, id, change)
+		return l.now().Update(ctx, id, change)
 	})
 }
 
 func (l *ledgerCalls) UpdatePool(ctx context.Context, pool string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
-	return onLedger(ctx, l, "ledger pool "+pool, "", func(ctx context.Context, _ bool) (flowrun.Pool, error) { return l.Ledger.UpdatePool(ctx, pool, change) })
+	return onLedger(ctx, l, "ledger pool "+pool, "", func(ctx context.Context, _ bool) (flowrun.Pool, error) { return l.now().UpdatePool(ctx, pool, change) })
+}
+
+func (l *ledgerCalls) UpdateRegion(ctx context.Context, region string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
+	return onLedger(ctx, l, "ledger region "+region, "", func(ctx context.Context, _ bool) (flowrun.Region, error) {
+		return l.now().UpdateRegion(ctx, region, change)
+	})
+}
+
+func (l *ledgerCalls) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
+	return onLedger(ctx, l, "ledger deployment", "", func(ctx context.Context, _ bool) (flowrun.Deployment, error) {
+		return l.now().UpdateDeployment(ctx, id, change)
+	})
 }
 
 func (l *ledgerCalls) Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
 	return onLedger(ctx, l, "ledger unreported", "", func(ctx context.Context, _ bool) ([]flowrun.Record, error) {
-		return l.Ledger.Unreported(ctx, before, limit)
+		return l.now().Unreported(ctx, before, limit)
 	})
 }
 
@@ -205,7 +214,7 @@ func (l *ledgerCalls) ByExecution(ctx context.Context, execution string) (flowru
 		ok bool
 	}
 	v, err := onLedger(ctx, l, "ledger by execution", "", func(ctx context.Context, _ bool) (found, error) {
-		r, ok, err := l.Ledger.ByExecution(ctx, execution)
+		r, ok, err := l.now().ByExecution(ctx, execution)
 		return found{r, ok}, err
 	})
 	return v.r, v.ok, err

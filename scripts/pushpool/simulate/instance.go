@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +22,8 @@ import (
 	"github.com/pushpool/pushpool/shared/install"
 )
 
-// errDead is what calls of an instance come to that was killed: nothing of it goes on.
-var errDead = errors.New("the instance was killed")
+// errOver is what calls come to once the world has ended.
+var errOver = errors.New("the simulation is over")
 
 // instance is a running instance of one function.
 type instance struct {
@@ -30,23 +33,21 @@ type instance struct {
 	function string
 	handler  http.Handler
 	conn     *grpc.ClientConn
-	ctx      context.Context // ends when the instance is killed
-	cancel   context.CancelFunc
 	dead     atomic.Bool
+	active   []*task // that it has not answered
 }
 
 // newInstance starts an instance with the installation's present configuration.
 func (of *installation) newInstance(function string) *instance {
 	of.started++
 	i := &instance{w: of.w, of: of, name: fmt.Sprintf("%s/%s-%d", of.name, function, of.started), function: function}
-	i.ctx, i.cancel = context.WithCancel(of.w.ctx)
 	var err error
 	i.conn, err = grpc.NewClient("passthrough:///google",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(i.google))
 	if err == nil {
 		var made map[string]http.Handler
 		made, err = functions.Make(function, install.Surroundings{
-			Environ: of.environ(), Log: of.w.log, Memory: &ledgerCalls{Ledger: of.w.variant.ledger(of.ledger), of: i},
+			Environ: of.environ(), Log: of.w.log, Memory: &ledgerCalls{i},
 			Prefect: prefectCalls{i}, Google: i.conn, Random: of.w.random,
 		})
 		i.handler = made[function]
@@ -54,31 +55,35 @@ func (of *installation) newInstance(function string) *instance {
 	if err != nil {
 		panic(fmt.Sprintf("start %s: %v", i.name, err)) // the simulator's own mistake
 	}
-	of.all = append(of.all, i)
 	of.w.closers = append(of.w.closers, func() { _ = i.conn.Close() })
 	return i
 }
 
-// kill ends the instance between two instructions: nothing it was about to do happens.
+// kill ends the instance between two calls. Its goroutines stay where they are for good, as
+// those of a process that is gone; whoever called it finds the connection closed.
 func (i *instance) kill() {
 	if i.dead.Swap(true) {
 		return
 	}
 	i.w.trace("%s is killed", i.name)
-	i.cancel()
 	i.of.replace(i)
+	for _, t := range i.active {
+		i.w.loop.at(time.Now(), t.name+"|done", func() { t.done(0) })
+	}
 }
 
 // task is one message, request or sweep on its way through a function.
 type task struct {
 	name string
 	inst *instance
+	done func(status int)
 
 	mu      sync.Mutex
 	counts  map[string]int // calls by what they ask for
 	calls   int
 	flowRun string // the label of the one it is about, once that is known
 	faulted bool
+	listed  time.Time // when Prefect last told it what may start
 }
 
 type taskKey struct{}
@@ -103,26 +108,30 @@ func (t *task) next(what string) (name string, before int) {
 // the connection broke.
 func (of *installation) serve(function, name string, method string, body []byte, header http.Header, done func(status int)) {
 	i := of.instanceOf(function, name)
-	t := &task{name: name, inst: i, counts: map[string]int{}}
 	w := of.w
+	t := &task{name: name, inst: i, counts: map[string]int{}}
+	t.done = func(status int) {
+		if t.faulted {
+			w.faulted++
+		}
+		w.trace("%s: %s answers %d", name, i.name, status)
+		done(status)
+	}
+	i.active = append(i.active, t)
 	w.deliveries++
 	go func() {
-		req := httptest.NewRequestWithContext(context.WithValue(i.ctx, taskKey{}, t), method, "/", bytes.NewReader(body))
+		req := httptest.NewRequestWithContext(context.WithValue(w.ctx, taskKey{}, t), method, "/", bytes.NewReader(body))
 		for k, v := range header {
 			req.Header[k] = v
 		}
 		rec := httptest.NewRecorder()
 		i.handler.ServeHTTP(rec, req)
 		w.loop.at(time.Now(), name+"|done", func() {
-			status := rec.Code
 			if i.dead.Load() {
-				status = 0
+				return // too late
 			}
-			if t.faulted {
-				w.faulted++
-			}
-			w.trace("%s: %s answers %d", name, i.name, status)
-			done(status)
+			i.active = slices.DeleteFunc(i.active, func(o *task) bool { return o == t })
+			t.done(rec.Code)
 		})
 	}()
 }
@@ -132,71 +141,96 @@ type fault struct {
 	kind   Kind
 	name   string // of the call
 	before int    // how many calls its message had made before it
+	frozen bool   // the caller stands still after it
 }
 
-// begin parks a call of a function until its turn, and tells what strikes it. The error is
-// final: the call has no effect.
-func (i *instance) begin(ctx context.Context, to service, what, flowRun string) (fault, error) {
-	if i.dead.Load() {
-		return fault{}, errDead
-	}
+// call lets a call of a function happen when its turn comes: effect, in the loop, with what
+// strikes it. Where it returns an error, or dies, the caller never learns what came of it.
+func (i *instance) call(ctx context.Context, to service, what, flowRun string, effect func(fault)) error {
 	w, t := i.w, taskOf(ctx)
 	if t == nil || t.inst != i { // a call that several wait for, or that a client batches
 		t = i.background()
 	}
-	if flowRun != "" {
-		t.flowRun = flowRun
-	} else {
-		flowRun = t.flowRun
-	}
 	var f fault
 	f.name, f.before = t.next(what)
 	r := w.dice.of("call " + f.name)
-	delay := between(r, time.Millisecond, 30*time.Millisecond)
-	f.kind = w.choose(r, to, f)
-	if f.kind == Stall {
-		delay += between(r, 90*time.Second, 150*time.Second)
+	turn, decided := make(chan struct{}), false
+	var arrive func()
+	arrive = func() { // in the loop, which decides everything
+		if i.dead.Load() || ctx.Err() != nil {
+			return // nobody calls any more
+		}
+		if !decided {
+			decided = true
+			if flowRun != "" {
+				t.flowRun = flowRun
+			}
+			if w.crash != nil && w.crash(i.function, f.name, what) {
+				w.struck(Killed, f.before > 0, t, f.name)
+				i.kill()
+				return
+			}
+			if f.kind = w.choose(r, to, f); f.kind == Stall {
+				w.struck(Stall, f.before > 0, t, f.name)
+				if f.frozen = r.IntN(2) == 0; !f.frozen {
+					w.loop.at(time.Now().Add(stall(r)), f.name, arrive)
+					return
+				}
+			}
+		}
+		w.trace("%s", f.name)
+		if f.kind != Stall && !w.strike(f, t) {
+			f.kind = ""
+		}
+		if i.dead.Load() {
+			return
+		}
+		effect(f)
+		close(turn)
 	}
-	if err := w.loop.park(ctx, delay, f.name); err != nil {
-		w.strike(f, t, flowRun)
-		return f, err
+	w.loop.at(time.Now().Add(between(r, time.Millisecond, 30*time.Millisecond)), f.name, arrive)
+	select {
+	case <-turn:
+		return i.answer(ctx, f)
+	case <-ctx.Done():
+		return i.unlessDead(ctx.Err())
+	case <-w.loop.ended:
+		return errOver
 	}
-	if i.dead.Load() {
-		return f, errDead
-	}
-	if w.crash != nil && w.crash(f.name, what) {
-		i.kill()
-		return f, errDead
-	}
-	w.trace("%s", f.name)
-	if f.kind == "" {
-		return f, nil
-	}
-	if !w.strike(f, t, flowRun) {
-		f.kind = ""
-	}
-	if i.dead.Load() {
-		return f, errDead
-	}
-	return f, nil
 }
 
-// end is called when the call has taken effect and its answer is on its way.
-func (i *instance) end(ctx context.Context, f fault) error {
+// stall is a pause that is longer than a lease.
+func stall(r *rand.Rand) time.Duration { return between(r, 90*time.Second, 150*time.Second) }
+
+// answer takes the answer of a call to its caller.
+func (i *instance) answer(ctx context.Context, f fault) error {
 	switch {
-	case i.dead.Load():
-		return errDead
 	case f.kind == PrefectSlow:
-		<-ctx.Done() // the answer comes too late
-		return ctx.Err()
+		select {
+		case <-ctx.Done(): // it comes too late
+			return i.unlessDead(ctx.Err())
+		case <-i.w.loop.ended:
+			return errOver
+		}
+	case f.frozen: // between the answer and what follows from it
+		return i.unlessDead(i.w.loop.park(context.WithoutCancel(ctx), stall(i.w.dice.of("frozen "+f.name)), f.name+"|thaws", func() {}))
 	}
 	return nil
 }
 
+// unlessDead returns err, but not to a caller that is gone.
+func (i *instance) unlessDead(err error) error {
+	if i.dead.Load() {
+		<-i.w.loop.ended
+		return errOver
+	}
+	return err
+}
+
 // background is the task of calls that belong to no message.
 func (i *instance) background() *task {
-	i.w.mu.Lock()
-	defer i.w.mu.Unlock()
+	i.w.backgroundsMu.Lock()
+	defer i.w.backgroundsMu.Unlock()
 	t := i.w.backgrounds[i.name]
 	if t == nil {
 		t = &task{name: i.name, inst: i, counts: map[string]int{}}
@@ -212,41 +246,52 @@ func (p prefectCalls) RoundTrip(req *http.Request) (*http.Response, error) {
 	i, w := p.of, p.of.w
 	ctx := req.Context()
 	what := req.Method + " " + w.label(req.URL.Path)
-	f, err := i.begin(ctx, toPrefect, what, w.flowRunIn(req.URL.Path))
+	t := taskOf(ctx)
+	var resp *http.Response
+	//nolint:bodyclose // the client of the transport closes it
+	err := i.call(ctx, toPrefect, what, w.flowRunIn(req.URL.Path), func(f fault) {
+		if f.kind == PrefectDown || time.Now().Before(w.downUntil) {
+			if t != nil {
+				t.faulted = true
+			}
+			return
+		}
+		if trace := httptrace.ContextClientTrace(ctx); trace != nil && trace.GotConn != nil {
+			trace.GotConn(httptrace.GotConnInfo{}) // from here on the call may have been heard
+		}
+		switch f.kind {
+		case Prefect429:
+			resp = refuse(http.StatusTooManyRequests, "Retry-After", "3")
+			return
+		case Prefect503:
+			resp = refuse(http.StatusServiceUnavailable)
+			return
+		}
+		resp = w.callPrefect(actor{install: i.of, task: t}, req)
+		if t != nil && strings.HasSuffix(req.URL.Path, "/get_scheduled_flow_runs") {
+			t.listed = time.Now()
+		}
+		if f.kind == Prefect500 {
+			resp = refuse(http.StatusInternalServerError)
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
-	if f.kind == PrefectDown || time.Now().Before(w.downUntil) {
-		if t := taskOf(ctx); t != nil {
-			t.faulted = true
-		}
+	if resp == nil {
 		return nil, errors.New("connect: connection refused")
 	}
-	if trace := httptrace.ContextClientTrace(ctx); trace != nil && trace.GotConn != nil {
-		trace.GotConn(httptrace.GotConnInfo{})
+	return resp, nil
+}
+
+// refuse is the answer of a server that does not do what it is asked.
+func refuse(status int, header ...string) *http.Response {
+	rec := httptest.NewRecorder()
+	for n := 0; n+1 < len(header); n += 2 {
+		rec.Header().Set(header[n], header[n+1])
 	}
-	refuse := func(status int, header ...string) *http.Response {
-		rec := httptest.NewRecorder()
-		for n := 0; n+1 < len(header); n += 2 {
-			rec.Header().Set(header[n], header[n+1])
-		}
-		rec.Header().Set("Content-Type", "application/json")
-		rec.WriteHeader(status)
-		_, _ = rec.WriteString(`{"exception_message":"` + http.StatusText(status) + `"}`)
-		return rec.Result()
-	}
-	switch f.kind {
-	case Prefect429:
-		return refuse(http.StatusTooManyRequests, "Retry-After", "3"), nil
-	case Prefect503:
-		return refuse(http.StatusServiceUnavailable), nil
-	}
-	resp := w.callPrefect(actor{install: i.of, task: taskOf(ctx)}, w.variant.request(req))
-	if err := i.end(ctx, f); err != nil {
-		return nil, err
-	}
-	if f.kind == Prefect500 {
-		return refuse(http.StatusInternalServerError), nil
-	}
-	return w.variant.response(req, resp), nil
+	rec.Header().Set("Content-Type", "application/json")
+	rec.WriteHeader(status)
+	_, _ = rec.WriteString(`{"exception_message":"` + http.StatusText(status) + `"}`)
+	return rec.Result()
 }

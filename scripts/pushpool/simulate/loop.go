@@ -4,21 +4,34 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"testing/synctest"
 	"time"
 )
 
+// stepsPerCollection: garbage is collected here and nowhere else (see Repeatable), because a
+// collection interrupts whoever runs and puts it behind the others.
+const stepsPerCollection = 2000
+
+// Repeatable makes the process one that lets goroutines run in the same order every time:
+// whoever is woken first. What is left is a goroutine that runs for 10 ms, which is interrupted.
+func Repeatable() {
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(-1)
+}
+
 // loop lets one thing happen at a time, in the order of time.
 type loop struct {
-	ended chan struct{} // closed when the loop runs no more: nobody gets a turn
-	bell  chan struct{} // rung when something arrives
-	queue queue
-	hash  uint64 // of all that happened so far, to compare two runs
-	steps int
-	// onStep, if set, is told of each step.
-	onStep func(name string)
+	ended  chan struct{} // closed when the loop runs no more: nobody gets a turn
+	bell   chan struct{} // rung when something arrives
+	queue  queue
+	hash   uint64 // of all that happened so far, to compare two runs
+	steps  int
+	onStep func(n int)       // is told of each step
+	trace  func(name string) // likewise, if set
 
 	mu      sync.Mutex
 	arrived []*event
@@ -45,17 +58,23 @@ func (l *loop) at(t time.Time, name string, do func()) {
 	}
 }
 
-// park blocks the caller until it is its turn, after a delay, or ctx ends.
-func (l *loop) park(ctx context.Context, delay time.Duration, name string) error {
+// park blocks the caller until it is its turn, after a delay, or ctx ends. do is what happens
+// then: in the loop, as everything that changes the world.
+func (l *loop) park(ctx context.Context, delay time.Duration, name string, do func()) error {
 	turn := make(chan struct{})
-	l.at(time.Now().Add(delay), name, func() { close(turn) })
+	l.at(time.Now().Add(delay), name, func() {
+		if ctx.Err() == nil {
+			do()
+			close(turn)
+		}
+	})
 	select {
 	case <-turn:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-l.ended:
-		return context.Canceled
+		return errOver
 	}
 }
 
@@ -83,12 +102,15 @@ func (l *loop) run(done func() bool) {
 			continue
 		}
 		heap.Pop(&l.queue)
-		l.steps++
+		if l.steps++; l.steps%stepsPerCollection == 0 {
+			runtime.GC()
+		}
 		for i := range len(next.name) {
 			l.hash = (l.hash ^ uint64(next.name[i])) * 1099511628211
 		}
-		if l.onStep != nil {
-			l.onStep(next.name)
+		l.onStep(l.steps)
+		if l.trace != nil {
+			l.trace(next.name)
 		}
 		l.hash ^= uint64(time.Now().UnixNano())
 		next.do()

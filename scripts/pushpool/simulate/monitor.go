@@ -2,8 +2,10 @@ package simulate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -44,16 +46,23 @@ func (v Violation) String() string {
 type monitored struct {
 	state     flowrun.StateType
 	name      string
-	scheduled []string // ids of its SCHEDULED states
-	launch    string   // transition id of the newest PENDING
+	since     time.Time // when Prefect wrote that state
+	scheduled []string  // ids of its SCHEDULED states
+	launch    string    // transition id of the newest PENDING
 	owner     *installation
 	ours      bool // that PENDING is an installation's
 	deleted   bool
 	cancelled time.Time // a person asked for it
 	excuses   []string  // why it may have ended CRASHED
 	live      map[*container]bool
+	returned  time.Time // when a container took a slot again that it had given up to wait
 	starts    map[flowrun.LaunchID]int
 	refused   map[*installation]time.Time // when a proposal was last answered with AwaitingConcurrencySlot
+}
+
+// alive are its containers, in order.
+func (m *monitored) alive() []*container {
+	return slices.SortedFunc(maps.Keys(m.live), func(a, b *container) int { return cmp.Compare(a.name, b.name) })
 }
 
 func newMonitored() monitored {
@@ -62,7 +71,9 @@ func newMonitored() monitored {
 
 func (w *world) violate(c Counter, label, format string, args ...any) {
 	v := Violation{c, label, fmt.Sprintf(format, args...), time.Now()}
+	w.saidMu.Lock()
 	w.violations = append(w.violations, v)
+	w.saidMu.Unlock()
 	w.trace("VIOLATION %s", v)
 }
 
@@ -75,9 +86,9 @@ func (w *world) excuse(label, why string) {
 
 // onState is called for each state that Prefect writes.
 func (w *world) onState(c prefecttest.Change) {
-	label, known := w.names[c.FlowRunID]
+	label := w.flowRun(c.FlowRunID)
 	who := w.acting
-	if !known {
+	if label == "" {
 		label = w.adopt(c)
 	}
 	fr := w.flowRuns[label]
@@ -100,9 +111,12 @@ func (w *world) onState(c prefecttest.Change) {
 	case flowrun.StatePending:
 		fr.launch, fr.owner, fr.ours = c.TransitionID, who.install, who.install != nil
 	}
-	fr.state, fr.name = c.To, c.Name
-	if c.To == flowrun.StatePending || c.To == flowrun.StateRunning {
-		w.checkLimits(fr, who)
+	if c.From == flowrun.StateScheduled && c.To == flowrun.StateRunning {
+		fr.returned = time.Now()
+	}
+	fr.state, fr.name, fr.since = c.To, c.Name, time.Now()
+	if c.To == flowrun.StatePending && who.install != nil {
+		w.checkLimits(fr, who.task)
 	}
 }
 
@@ -162,30 +176,52 @@ func (w *world) checkContainer(fr *flowRun, c prefecttest.Change, k *container) 
 // clock can jump meanwhile.
 const slotInterval = 9 * time.Second
 
+// slotGrace is Prefect's, less what its clock can jump meanwhile.
+const slotGrace = 4*time.Minute + 40*time.Second
+
 // pauseStaleness is how long after a pause a flow run may still be claimed: the age of the
 // cached answer about the pool, and a claim under way.
 const pauseStaleness = 45 * time.Second
 
-// checkLimits counts who holds a slot.
-func (w *world) checkLimits(fr *flowRun, who actor) {
-	if who.install == nil && who.container == nil {
-		return
-	}
+// checkLimits counts who holds a slot when a flow run is claimed. Prefect counts for a work pool
+// and its queues only when it is asked for what may start: whoever ran again since, in a container
+// that had waited, has taken the slot without asking.
+func (w *world) checkLimits(fr *flowRun, by *task) {
 	d := w.deployments[fr.deployment]
-	inPool := 0
+	inPool, inQueue, inDeployment := 0, 0, 0
 	for _, label := range w.labels {
-		if o := w.flowRuns[label]; !o.deleted && w.deployments[o.deployment].pool == d.pool && (o.state == flowrun.StatePending || o.state == flowrun.StateRunning) {
-			inPool++
+		o := w.flowRuns[label]
+		if o.deleted || o.state != flowrun.StatePending && o.state != flowrun.StateRunning {
+			continue
+		}
+		of := w.deployments[o.deployment]
+		// Prefect keeps a slot for a flow run that is PENDING for so long.
+		lapsed := o.state == flowrun.StatePending && time.Since(o.since) > slotGrace
+		inDeployment += b(of.name == d.name && !lapsed)
+		if o == fr || by == nil || !o.returned.After(by.listed) {
+			inPool += b(of.pool == d.pool)
+			inQueue += b(of.pool == d.pool && of.queue == d.queue)
 		}
 	}
-	if d.pool == limited && inPool > atOnce && who.install != nil {
+	switch {
+	case d.pool == limited && inPool > atOnce:
 		w.violate(OverLimit, fr.label, "is the %dth of %d at once in work pool %s", inPool, atOnce, limited)
+	case d.queue != "" && inQueue > perQueue:
+		w.violate(OverLimit, fr.label, "is the %dth of %d at once in work queue %s", inQueue, perQueue, d.queue)
+	case d.limit > 0 && inDeployment > d.limit:
+		w.violate(OverLimit, fr.label, "is the %dth of %d at once of deployment %s", inDeployment, d.limit, d.name)
 	}
 }
 
 // started is called when a container begins.
 func (w *world) started(c *container) {
 	fr := c.fr
+	fr.containers++
+	c.name = fmt.Sprintf("container %s/%d", fr.label, fr.containers)
+	c.ending = fr.ending
+	if fr.containers > 1 && (c.ending == exits || c.ending == signalled || c.ending == suspends || c.ending == hangs) {
+		c.ending = completes
+	}
 	w.trace("CONTAINER %s of launch %s starts (%s)", c.name, c.launch, c.ending)
 	fr.starts[c.launch]++
 	if n := fr.starts[c.launch]; n > 1 {
@@ -224,7 +260,7 @@ func (w *world) onDeadLetter(m *message) {
 // onEntry is called with each audit entry.
 func (w *world) onEntry(data []byte) {
 	w.secret("an audit entry", data)
-	if j := w.jobs[entryJob(data)]; j != nil && j.noEntry {
+	if j := w.job(entryJob(data)); j != nil && j.noEntry {
 		w.trace("the entry of job %s is not written", entryJob(data))
 		return
 	}
@@ -242,7 +278,7 @@ func entryJob(data []byte) string {
 }
 
 func (w *world) entryLabel(data []byte) string {
-	if j := w.jobs[entryJob(data)]; j != nil {
+	if j := w.job(entryJob(data)); j != nil {
 		return j.flowRun
 	}
 	return "?"

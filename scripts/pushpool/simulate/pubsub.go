@@ -42,7 +42,6 @@ type pubsub struct {
 	pubsubpb.UnimplementedPublisherServer
 	cloudtaskspb.UnimplementedCloudTasksServer
 	w     *world
-	count map[string]int // messages by what they say
 	tasks map[string]*cloudtaskspb.Task
 	taken map[string]bool
 	dead  []*message // dead letters
@@ -59,13 +58,8 @@ func (p *pubsub) Publish(_ context.Context, r *pubsubpb.PublishRequest) (*pubsub
 
 // publish takes a message; topics are named for the installation: pushpool-flow-runs.
 func (p *pubsub) publish(topic string, data []byte, attrs map[string]string) (id string) {
-	p.w.mu.Lock()
-	said := topic + " " + p.w.label(string(data))
-	n := p.count[said]
-	p.count[said]++
-	p.w.mu.Unlock()
 	m := &message{
-		name: fmt.Sprintf("%s #%d", said, n), data: data, attrs: attrs, published: time.Now(), function: "dispatcher",
+		name: p.w.nth(topic + " " + p.w.label(string(data))), data: data, attrs: attrs, published: time.Now(), function: "dispatcher",
 	}
 	m.id = strconv.FormatUint(p.w.dice.of("id "+m.name).Uint64(), 10)
 	for _, of := range p.w.installations {
@@ -154,7 +148,7 @@ func (p *pubsub) deliver(m *message) {
 	}
 	w.loop.at(time.Now().Add(ackDeadline), name+"|deadline", func() { settle(false) })
 	m.to.serve(m.function, name, http.MethodPost, body, nil, func(status int) {
-		acked := w.variant.acknowledged(status)
+		acked := status >= 200 && status < 300
 		if acked && w.chooseMessage(w.dice.of("answer "+name), name) == PushTimeout {
 			w.struck(PushTimeout, false, nil, name)
 			w.faulted++
@@ -167,10 +161,7 @@ func (p *pubsub) deliver(m *message) {
 // entry delivers an audit entry to everybody's sink.
 func (p *pubsub) entry(data []byte) {
 	for _, of := range p.w.installations {
-		said := of.name + "-executions " + p.w.entryLabel(data)
-		n := p.count[said]
-		p.count[said]++
-		m := &message{name: fmt.Sprintf("%s #%d", said, n), data: data, published: time.Now(), to: of, function: "finalizer"}
+		m := &message{name: p.w.nth(of.name + "-executions " + p.w.entryLabel(data)), data: data, published: time.Now(), to: of, function: "finalizer"}
 		m.id = strconv.FormatUint(p.w.dice.of("id "+m.name).Uint64(), 10)
 		p.send(m, true)
 	}

@@ -17,7 +17,6 @@ import (
 	"cloud.google.com/go/run/apiv2/runpb"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
-	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 )
 
@@ -30,7 +29,6 @@ type Options struct {
 	// Trace keeps a timeline.
 	Trace bool
 
-	variant variant         // nil: the product as it is
 	only    map[string]bool // the faults that may strike; nil: all
 	without map[string]bool // flow runs that do not come
 }
@@ -146,19 +144,9 @@ func (w *world) arrive(n int, start time.Time) {
 		return
 	}
 	r := w.dice.of("plan " + label)
-	of := []string{"plain", "plain", "plain", "plain", "engine", "few", "queued", "queued"}[r.IntN(8)]
+	of := choose(r, deployments)
 	fr := &flowRun{label: label, deployment: of, monitored: newMonitored()}
-	sum := 0
-	for _, e := range endings {
-		sum += e.n
-	}
-	k := r.IntN(sum)
-	for _, e := range endings {
-		if k -= e.n; k < 0 {
-			fr.ending = e.ending
-			break
-		}
-	}
+	fr.ending = choose(r, endings)
 	w.flowRuns[label] = fr
 	at := start.Add(between(r, 0, arrivals))
 	body := map[string]any{"name": label}
@@ -193,7 +181,8 @@ func (w *world) adopt(c prefecttest.Change) string {
 	case fr.id != "":
 		w.violate(Duplicated, label, "a run request made two flow runs")
 	}
-	fr.id, w.names[c.FlowRunID] = c.FlowRunID, label
+	fr.id = c.FlowRunID
+	w.name(c.FlowRunID, label)
 	return label
 }
 
@@ -206,27 +195,28 @@ func (w *world) webhook(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
 	said := "event " + w.label(string(body))
 	if i := strings.Index(said, `"occurred"`); i > 0 { // times are those of a server that has its own clock
 		if j := strings.Index(said[i:], `,"flow_run"`); j > 0 {
 			said = said[:i] + said[i+j:]
 		}
 	}
-	n := w.pubsub.count[said]
-	w.pubsub.count[said]++
-	w.mu.Unlock()
-	name := fmt.Sprintf("%s #%d", said, n)
+	name := w.nth(said)
 	r := w.dice.of(name)
-	if err := w.loop.park(req.Context(), between(r, 50*time.Millisecond, 300*time.Millisecond), name); err != nil {
+	answered, lost := make(chan int, 1), false
+	err = w.loop.park(req.Context(), between(r, 50*time.Millisecond, 300*time.Millisecond), name, func() {
+		if lost = w.chooseMessage(r, name) == MessageLost; lost {
+			w.struck(MessageLost, false, nil, name)
+			return
+		}
+		w.installations[0].serve("webhook", name, http.MethodPost, body, req.Header, func(status int) { answered <- status })
+	})
+	if err != nil {
 		return nil, err
 	}
-	if w.chooseMessage(r, name) == MessageLost {
-		w.struck(MessageLost, false, nil, name)
+	if lost {
 		return nil, errors.New("connect: connection refused")
 	}
-	answered := make(chan int, 1)
-	w.installations[0].serve("webhook", name, http.MethodPost, body, req.Header, func(status int) { answered <- status })
 	select {
 	case status := <-answered:
 		rec := httptest.NewRecorder()
@@ -246,10 +236,7 @@ func b(v bool) int {
 
 // deleteExecution is what a person does in the console.
 func (w *world) deleteExecution(c *container) {
-	for name, j := range w.jobs {
-		if j.launch != c.launch {
-			continue
-		}
+	for _, name := range w.jobsOf(c.launch) {
 		if !c.already { // deleted before its flow run could tell that it ran, it may be started again
 			c.fr.starts[c.launch]--
 		}
@@ -258,9 +245,6 @@ func (w *world) deleteExecution(c *container) {
 		}
 	}
 }
-
-// lose forgets everything.
-func (l *losable) lose() { l.Ledger = ledger.NewMemory() }
 
 // settled reports whether nothing is left to do.
 func (w *world) settled() bool { return len(w.unfinished(false)) == 0 }
@@ -288,9 +272,9 @@ func (w *world) unfinished(final bool) (why []Violation) {
 		}
 	}
 	for _, of := range w.installations {
-		records, _ := of.ledger.Unreported(context.Background(), time.Now().Add(time.Hour), 10) // in memory
+		records, _ := of.ledger.now().Unreported(context.Background(), time.Now().Add(time.Hour), 10) // in memory
 		for _, r := range records {
-			add(Unhealed, w.names[r.FlowRunID], "its verdict %s was not reported", r.Outcome)
+			add(Unhealed, w.flowRun(r.FlowRunID), "its verdict %s was not reported", r.Outcome)
 		}
 	}
 	return why

@@ -11,14 +11,14 @@ import (
 
 // choose decides what strikes a call: nothing, mostly.
 func (w *world) choose(r *rand.Rand, to service, f fault) Kind {
-	chance, more := callChance, []weight(nil)
+	chance, more := callChance, []weight[Kind](nil)
 	if strings.Contains(f.name, "|CreateJob ") {
 		chance, more = creationChance, ofCreations
 	}
 	if w.quiet() || w.Calm || r.Float64() >= chance || !w.allowed(f.name) {
 		return ""
 	}
-	return pick(r, anywhere, strikes[to], more)
+	return choose(r, anywhere, strikes[to], more)
 }
 
 // chooseMessage decides what becomes of a message, or of its acknowledgement.
@@ -26,7 +26,7 @@ func (w *world) chooseMessage(r *rand.Rand, name string) Kind {
 	if w.quiet() || w.Calm || r.Float64() >= messageChance || !w.allowed(name) {
 		return ""
 	}
-	return pick(r, ofMessages)
+	return choose(r, ofMessages)
 }
 
 func (w *world) quiet() bool { return w.leaving || !time.Now().Before(w.faultsUntil) }
@@ -49,12 +49,12 @@ func (w *world) struck(k Kind, between bool, t *task, name string) {
 }
 
 // strike lets the fault happen that was chosen for a call; false: it could not.
-func (w *world) strike(f fault, t *task, label string) bool {
+func (w *world) strike(f fault, t *task) bool {
 	if f.kind == "" {
 		return true
 	}
 	r := w.dice.of("strike " + f.name)
-	fr := w.flowRuns[label]
+	fr := w.flowRuns[t.flowRun]
 	happened := true
 	switch f.kind {
 	case Killed:
@@ -131,7 +131,7 @@ func (w *world) act(f fault, r *rand.Rand, fr *flowRun) bool {
 		w.api(actor{}, http.MethodDelete, "/flow_runs/"+fr.id, nil)
 		fr.deleted = true
 	case ExecutionDeleted:
-		for c := range fr.live {
+		for _, c := range fr.alive() {
 			w.deleteExecution(c)
 		}
 		w.excuse(fr.label, "its execution was deleted by hand")

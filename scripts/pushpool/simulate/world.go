@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	globalrand "math/rand"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -35,6 +34,9 @@ const (
 	atOnce  = 3         // that limit
 	perDep  = 2         // the limit of one deployment
 
+	narrow   = "narrow" // a work queue of the limited pool
+	perQueue = 1        // its limit
+
 	apiKey        = "pnu_the-key-that-may-show-nowhere"
 	webhookSecret = "the-webhook-secret-that-may-show-nowhere"
 )
@@ -53,7 +55,6 @@ type world struct {
 	ctx     context.Context
 	log     *leakDetector
 	closers []func()
-	ids     *rand.Rand
 
 	prefectMu sync.Mutex
 	acting    actor // who is calling Prefect
@@ -65,36 +66,40 @@ type world struct {
 	installations []*installation // ours first
 	flowRuns      map[string]*flowRun
 	labels        []string // of flow runs, as they came
-	names         map[string]string
-	jobs          map[string]*job
-	deployments   map[string]deployment // by name
+	*directory
+	deployments map[string]deployment // by name
 
-	mu          sync.Mutex
-	backgrounds map[string]*task
-	inFlight    map[*message]bool
-	leaving     bool // no more faults, and no sweeps
+	inFlight map[*message]bool
+	leaving  bool // no more faults, and no sweeps
 
 	faultsUntil time.Time
 	downUntil   time.Time
 	skew        time.Duration
 	lastNow     time.Time
-	pausedSince map[string]time.Time // work pools
-	crash       func(name, what string) bool
+	pausedSince map[string]time.Time                   // work pools
+	crash       func(function, name, what string) bool // kills at a call, if set and true
+
+	backgroundsMu sync.Mutex
+	backgrounds   map[string]*task
+
+	saidMu     sync.Mutex // guards what any goroutine can add to
+	violations []Violation
+	timeline   []string
+	logged     []string // since the last step, in no order
+	said       map[string]int
 
 	deliveries, faulted int
 	byKind              map[Kind]int
-	between             int // faults between two calls of one message
-	violations          []Violation
-	timeline            []string
+	between             int      // faults between two calls of one message
 	schedule            []string // names of what was struck
 	lastFault           time.Time
 }
 
 // deployment is a deployment, with what its flow runs are.
 type deployment struct {
-	name, id, pool string
-	limit          int // of those at once
-	engine         bool
+	name, id, pool, queue string // queue: of one with a limit
+	limit                 int    // of those at once
+	engine                bool
 }
 
 // flowRun is what the simulator knows of a flow run.
@@ -114,29 +119,42 @@ type installation struct {
 	pools     []string
 	ledger    *losable
 	instances map[string][]*instance
-	all       []*instance // dead ones included
 	started   int
 	deploys   int
 }
 
 // losable is a ledger that can be lost.
-type losable struct{ ledger.Ledger }
+type losable struct {
+	mu sync.Mutex
+	l  ledger.Ledger
+}
+
+func (l *losable) now() ledger.Ledger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.l
+}
+
+// lose forgets everything.
+func (l *losable) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.l = ledger.NewMemory()
+}
 
 func newWorld(o Options) *world {
 	w := &world{
-		Options: o, dice: dice{o.Seed}, loop: newLoop(), flowRuns: map[string]*flowRun{}, names: map[string]string{}, jobs: map[string]*job{},
+		Options: o, dice: dice{o.Seed}, loop: newLoop(), flowRuns: map[string]*flowRun{}, directory: newDirectory(), said: map[string]int{},
 		deployments: map[string]deployment{}, backgrounds: map[string]*task{}, inFlight: map[*message]bool{}, pausedSince: map[string]time.Time{},
 		byKind: map[Kind]int{}, services: registrar{},
 	}
-	if w.variant == nil {
-		w.variant = honest{}
-	}
 	if w.Trace {
-		w.loop.onStep = func(name string) { w.trace("step %s", name) }
+		w.loop.trace = w.traceStep
 	}
-	w.ids = w.dice.of("ids")
-	uuid.SetRand(stream{w.ids})
-	globalrand.Seed(w.ids.Int64()) //nolint:staticcheck // gax draws its back-off from there; see the go:debug line of the tests
+	ids := newStream(w.dice.of("ids").Uint64())
+	uuid.SetRand(ids)
+	w.loop.onStep = ids.begin
+	globalrand.Seed(w.dice.of("back-off").Int64()) //nolint:staticcheck // gax draws its back-off from there; see the go:debug line of the tests
 	var cancel context.CancelFunc
 	w.ctx, cancel = context.WithCancel(context.Background())
 	w.closers = append(w.closers, cancel)
@@ -147,9 +165,12 @@ func newWorld(o Options) *world {
 	})
 	w.cloudRun = cloudruntest.New(cloudruntest.Options{
 		Run: w.run, Delays: w.delays, Secrets: map[string]string{"prefect-api-key": apiKey},
-		Publish: func(_ context.Context, entry []byte) error { w.onEntry(entry); return nil },
+		Publish: func(_ context.Context, entry []byte) error {
+			w.loop.at(time.Now(), "entry "+entryJob(entry), func() { w.onEntry(entry) })
+			return nil
+		},
 	})
-	w.pubsub = &pubsub{w: w, count: map[string]int{}, tasks: map[string]*cloudtaskspb.Task{}, taken: map[string]bool{}}
+	w.pubsub = &pubsub{w: w, tasks: map[string]*cloudtaskspb.Task{}, taken: map[string]bool{}}
 	w.cloudRun.Register(w.services)
 	pubsubpb.RegisterPublisherServer(w.services, w.pubsub)
 	cloudtaskspb.RegisterCloudTasksServer(w.services, w.pubsub)
@@ -167,14 +188,14 @@ func (w *world) serverTime() time.Time {
 	return w.lastNow
 }
 
+// random spreads what the functions do. It depends on the time alone: those that ask at the
+// same time ask in no order.
 func (w *world) random() float64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.ids.Float64()
+	return w.dice.of("random " + time.Now().Format(time.RFC3339Nano)).Float64()
 }
 
 func (w *world) install(name string, pools ...string) {
-	of := &installation{w: w, name: name, pools: pools, ledger: &losable{ledger.NewMemory()}, instances: map[string][]*instance{}}
+	of := &installation{w: w, name: name, pools: pools, ledger: &losable{l: ledger.NewMemory()}, instances: map[string][]*instance{}}
 	w.installations = append(w.installations, of)
 	of.deploy()
 }
@@ -273,13 +294,14 @@ func (w *world) setUp() {
 		must(client.CreateWorkPool(w.ctx, pool, "cloud-run-v2", template))
 	}
 	w.api(actor{}, http.MethodPatch, "/work_pools/"+limited, map[string]any{"concurrency_limit": atOnce})
+	w.api(actor{}, http.MethodPost, "/work_pools/"+limited+"/queues", map[string]any{"name": narrow, "concurrency_limit": perQueue})
 	must(client.EnsureWebhook(w.ctx, prefect.WebhookSetup{
 		BlockName: "pushpool", AutomationName: "pushpool", URL: "http://webhook.test/", Secret: webhookSecret, WorkPools: []string{free, limited},
 	}))
 	flow, err := client.CreateFlow(w.ctx, "flow")
 	must(err)
 	for _, d := range []deployment{
-		{name: "plain", pool: free}, {name: "engine", pool: free, engine: true}, {name: "few", pool: free, limit: perDep}, {name: "queued", pool: limited},
+		{name: "plain", pool: free}, {name: "engine", pool: free, engine: true}, {name: "few", pool: free, limit: perDep}, {name: "queued", pool: limited}, {name: narrow, pool: limited, queue: narrow},
 	} {
 		name := d.name
 		variables := map[string]any{"region": region, "timeout": 240, "image": "registry/flows"}
@@ -287,6 +309,9 @@ func (w *world) setUp() {
 			variables["command"] = "python -m prefect.engine"
 		}
 		body := map[string]any{"name": name, "flow_id": flow.ID, "work_pool_name": d.pool, "job_variables": variables}
+		if d.queue != "" {
+			body["work_queue_name"] = d.queue
+		}
 		if d.limit > 0 {
 			body["concurrency_limit"] = d.limit
 		}
@@ -302,57 +327,33 @@ func (w *world) setUp() {
 
 // delays are those of a job's execution.
 func (w *world) delays(id string) (ready, start time.Duration) {
-	if j := w.jobs[id]; j != nil {
+	if j := w.job(id); j != nil {
 		return j.ready, j.start
 	}
 	return time.Second, time.Second
 }
 
-// label replaces the ids in a text by what is the same in every run.
-func (w *world) label(s string) string {
-	const length = 36
-	if len(s) < length {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		if i+length <= len(s) && s[i+8] == '-' && s[i+13] == '-' && s[i+18] == '-' && s[i+23] == '-' {
-			if name, ok := w.names[s[i:i+length]]; ok {
-				b.WriteString(name)
-			} else {
-				b.WriteByte('*')
-			}
-			i += length
-			continue
-		}
-		b.WriteByte(s[i])
-		i++
-	}
-	return b.String()
-}
-
-// flowRunIn is the label of the flow run that a path is of.
-func (w *world) flowRunIn(path string) string {
-	if i := strings.Index(path, "/flow_runs/"); i >= 0 && len(path) >= i+11+36 {
-		return w.names[path[i+11:i+11+36]]
-	}
-	return ""
-}
-
 func (w *world) trace(format string, args ...any) {
 	if w.Trace {
+		w.saidMu.Lock()
+		defer w.saidMu.Unlock()
 		w.timeline = append(w.timeline, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
 	}
+}
+
+// traceStep traces a step, after what was logged since the last one by goroutines that were in no order.
+func (w *world) traceStep(name string) {
+	w.saidMu.Lock()
+	slices.Sort(w.logged)
+	w.timeline = append(w.timeline, w.logged...)
+	w.logged = nil
+	w.saidMu.Unlock()
+	w.trace("step %s", name)
 }
 
 // close ends everything, so that the bubble can end.
 func (w *world) close() {
 	close(w.loop.ended)
-	for _, of := range w.installations {
-		for _, i := range of.all {
-			i.dead.Store(true)
-		}
-	}
 	for _, c := range slices.Backward(w.closers) {
 		c()
 	}
@@ -367,9 +368,10 @@ type leakDetector struct{ w *world }
 func (l *leakDetector) Write(p []byte) (int, error) {
 	l.w.secret("a log line", p)
 	if l.w.Trace {
-		l.w.mu.Lock()
-		l.w.trace("log %s", l.w.label(strings.TrimSpace(string(p))))
-		l.w.mu.Unlock()
+		line := time.Now().Format("15:04:05.000 ") + "log " + l.w.label(strings.TrimSpace(string(p)))
+		l.w.saidMu.Lock()
+		defer l.w.saidMu.Unlock()
+		l.w.logged = append(l.w.logged, line)
 	}
 	return len(p), nil
 }

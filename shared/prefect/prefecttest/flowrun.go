@@ -1,6 +1,7 @@
 package prefecttest
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -95,7 +96,7 @@ func (s *Server) flowRun(id string) (*flowRun, error) {
 // setState writes a state, and what follows from it in the flow run.
 func (s *Server) setState(run *flowRun, st *state, status string) {
 	now, old := s.now(), run.State
-	st.ID, st.Timestamp = uuid.Must(uuid.NewV7()).String(), now
+	st.ID, st.Timestamp = stateID(now), now
 	st.Details.FlowRunID = text(run.ID)
 	if len(st.Data) == 0 {
 		st.Data = json.RawMessage("null")
@@ -325,6 +326,15 @@ func (s *Server) newFlowRun(run *flowRun, st *state) {
 		return
 	}
 	s.propose(run, st, true)
+}
+
+// stateID is a UUID of version 7, of the server's clock: uuid.NewV7 goes by the latest time that
+// the process ever saw.
+func stateID(now time.Time) string {
+	id := uuid.New()
+	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16|uint64(binary.BigEndian.Uint16(id[6:8])))
+	id[6] = id[6]&0x0f | 0x70
+	return id.String()
 }
 
 // Name returns a flow run's name. It may be called by Options.OnState.

@@ -132,7 +132,7 @@ func (c *localCommand) Run(ctx context.Context) error {
 
 type demoCommand struct {
 	stackFlags
-	Scenario []int `arg:"" optional:"" help:"The scenarios to show, 1 to 7; all if none is given."`
+	Scenario []int `arg:"" optional:"" help:"The scenarios to show, 1 to 8; all if none is given."`
 	Keep     bool  `help:"Leave everything running at the end, until Ctrl-C, and print the URLs."`
 }
 

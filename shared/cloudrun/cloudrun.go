@@ -171,20 +171,6 @@ func (x Execution) ListensForCancellation() bool {
 	return strings.Contains(strings.Join(x.Command, " "), "prefect flow-run execute")
 }
 
-// StartFast replaces Prefect's default command by the engine that it starts: one start of
-// Python instead of two. What the default command does beside it falls away: nobody in the
-// container listens for a cancellation (it is ours to stop then, at once, and hooks for
-// on_cancellation do not run), and a container that dies leaves its end to the finalizer.
-// Both read the flow run from PREFECT__FLOW_RUN_ID and take the same way to its code. A
-// command of one's own, or arguments, stay as they are: nobody knows what else they do.
-func StartFast(j *runpb.Job) {
-	for _, c := range j.GetTemplate().GetTemplate().GetContainers() {
-		if slices.Equal(c.GetCommand(), []string{"prefect", "flow-run", "execute"}) && len(c.GetArgs()) == 0 {
-			c.Command = []string{"python", "-m", "prefect.engine"}
-		}
-	}
-}
-
 // Client speaks to the Cloud Run Admin API, in all projects and regions.
 type Client struct {
 	jobs       *run.JobsClient

@@ -92,6 +92,72 @@ func TestFastStartReplacesPrefectsDefaultCommandOnly(t *testing.T) {
 	}
 }
 
+// TestCloudRunExecutesNoFlowAgainUnasked_Prefect22620 holds that a killed container is started
+// again within its execution only where the template asks for that, and never one whose exit
+// code is that of a flow that failed.
+func TestCloudRunExecutesNoFlowAgainUnasked_Prefect22620(t *testing.T) {
+	type m = map[string]any
+	v1 := func(t *testing.T) m {
+		t.Helper()
+		data, err := os.ReadFile("testdata/base-job-template-cloud-run.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		base := m{}
+		if err := json.Unmarshal(data, &base); err != nil {
+			t.Fatal(err)
+		}
+		return base
+	}
+	v2 := func(*testing.T) m {
+		base := template()
+		base["variables"].(m)["properties"].(m)["command"] = m{"type": "string"}
+		return base
+	}
+	task := func(base m, path ...string) m {
+		at := base["job_configuration"].(m)["job_body"].(m)
+		for _, key := range path {
+			at = at[key].(m)
+		}
+		return at
+	}
+	normal, fast := []string{"prefect", "flow-run", "execute"}, []string{"python", "-m", "prefect.engine"}
+	for name, tt := range map[string]struct {
+		pool    string
+		base    func(*testing.T) m
+		task    []string // where its template is
+		given   any      // maxRetries there; nil: it says nothing
+		retries int32
+		command []string
+	}{
+		"cloud-run says nothing":    {"cloud-run", v1, []string{"spec", "template", "spec", "template", "spec"}, nil, 0, fast},
+		"cloud-run asks for two":    {"cloud-run", v1, []string{"spec", "template", "spec", "template", "spec"}, 2, 2, normal},
+		"cloud-run-v2 says nothing": {"cloud-run-v2", v2, []string{"template", "template"}, nil, 0, fast},
+		"cloud-run-v2 asks for two": {"cloud-run-v2", v2, []string{"template", "template"}, 2, 2, normal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			base := tt.base(t)
+			if at := task(base, tt.task...); tt.given == nil {
+				delete(at, "maxRetries")
+			} else {
+				at["maxRetries"] = tt.given
+			}
+			r.must(r.people.CreateWorkPool(t.Context(), "guide", tt.pool, base))
+			r.deployed = r.deploy(prefect.NewDeployment{FlowID: r.deployed.FlowID, Name: "guide", WorkPool: "guide", JobVariables: m{"image": "flows"}})
+			fr := r.flowRun(prefect.NewFlowRun{JobVariables: m{"pushpool_fast_start": true}})
+			r.must(r.dispatch(fr.ID))
+			got := r.job(fr.ID).GetTemplate().GetTemplate()
+			if got.GetMaxRetries() != tt.retries {
+				t.Errorf("%d retries, want %d", got.GetMaxRetries(), tt.retries)
+			}
+			if diff := cmp.Diff(tt.command, got.GetContainers()[0].GetCommand()); diff != "" {
+				t.Errorf("command (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // labelled gives flow runs labels, as Prefect does where flows are traced.
 type labelled struct {
 	*prefect.Client

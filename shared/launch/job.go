@@ -161,6 +161,7 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	if err := l.cfg.Policy.Permits(body); err != nil {
 		return plan{}, err
 	}
+	cloudrun.OneAttempt(body)
 	if options.FastStart {
 		cloudrun.StartFast(body)
 	}

@@ -74,6 +74,27 @@ type Artifact struct {
 	Created time.Time `json:"created"`
 }
 
+// Logs returns the lines of a flow run's log, oldest first, MaxPage at most.
+func (c *Client) Logs(ctx context.Context, flowRunID string) ([]LogLine, error) {
+	r, err := byID("read the log of flow run "+flowRunID, "logs", flowRunID)
+	if err != nil {
+		return nil, err
+	}
+	r.method, r.path = http.MethodPost, "/logs/filter"
+	r.body = map[string]any{"logs": map[string]any{"flow_run_id": anyOf([]string{flowRunID})}, "sort": "TIMESTAMP_ASC", "limit": MaxPage}
+	var found []struct {
+		Timestamp time.Time `json:"timestamp"`
+		Level     int       `json:"level"`
+		Message   string    `json:"message"`
+	}
+	_, err = c.do(ctx, r, &found)
+	lines := make([]LogLine, len(found))
+	for i, l := range found {
+		lines[i] = LogLine{Time: l.Timestamp, Level: l.Level, Message: l.Message}
+	}
+	return lines, err
+}
+
 // Artifacts returns the artifacts of a flow run, oldest first, MaxPage at most.
 func (c *Client) Artifacts(ctx context.Context, flowRunID string) ([]Artifact, error) {
 	r, err := byID("list the artifacts of flow run "+flowRunID, "artifacts", flowRunID)

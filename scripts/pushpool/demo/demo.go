@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pushpool/pushpool/scripts/pushpool/local"
+	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
@@ -32,6 +33,7 @@ var scenarios = []scenario{
 	{"a container killed by SIGKILL", killed},
 	{"a flow run cancelled while it runs", cancelled},
 	{"the webhook switched off", sweptUp},
+	{"each way in which an execution can end badly", eachEnd},
 }
 
 type demo struct {
@@ -39,6 +41,8 @@ type demo struct {
 	out io.Writer
 	// guide and scheduled are the flow's deployments.
 	guide, scheduled prefect.Deployment
+	// cloudRun is a client of the stack's Cloud Run, for what people do there.
+	cloudRun *cloudrun.Client
 }
 
 // result of a scenario.

@@ -268,6 +268,9 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("CLOUD_RUN_MAX_JOBS", strconv.Itoa(cmp.Or(s.MaxJobs, 1000)))
 	set("LAUNCH_MODE", cmp.Or(s.LaunchMode, "job"))
 	set("SLOTS", "100")
+	set("RETRY_DELAY", "1s") // so that nobody has to watch it
+	set("REPORT_GRACE", "2s")
+	set("GONE_AFTER", "2s")
 	set("PATH", os.Getenv("PATH"))
 	return environ, nil
 }
@@ -297,10 +300,13 @@ func (s *Stack) subscribe(ctx context.Context) error {
 
 // setUpPrefect creates the work pool, the webhook block and the automation.
 func (s *Stack) setUpPrefect(ctx context.Context) error {
-	poolType := cmp.Or(s.PoolType, "cloud-run-v2")
+	poolType := cmp.Or(s.PoolType, PoolType)
 	template, err := s.Prefect.WorkerMetadataTemplate(ctx, poolType)
 	if err != nil {
 		return err
+	}
+	if poolType == PoolType {
+		addSecrets(template)
 	}
 	if err := s.Prefect.CreateWorkPool(ctx, WorkPool, poolType, template); err != nil {
 		return err
@@ -313,6 +319,21 @@ func (s *Stack) setUpPrefect(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// PoolType is the work pool's unless Options name another.
+const PoolType = "cloud-run-v2"
+
+// addSecrets adds the job variable env_from_secrets to a base job template: the worker's own
+// has it, the copy that Prefect's server shows does not.
+func addSecrets(template map[string]any) {
+	const variable = "env_from_secrets"
+	configuration, _ := template["job_configuration"].(map[string]any)
+	variables, _ := template["variables"].(map[string]any)
+	if properties, ok := variables["properties"].(map[string]any); ok && configuration != nil {
+		configuration[variable] = "{{ " + variable + " }}"
+		properties[variable] = map[string]any{"type": "object"}
+	}
 }
 
 // schedule is Cloud Scheduler: it calls the reconciler.

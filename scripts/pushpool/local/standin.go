@@ -37,6 +37,10 @@ func StandIn(ctx context.Context, environ, args []string) error {
 	}
 	city, _ := fr.Parameters["city"].(string)
 	city = cmp.Or(city, "Berlin")
+	if !slices.Contains(cities, city) {
+		_, err := client.SetState(ctx, id, prefect.Proposal{Type: flowrun.StateFailed, Message: fmt.Sprintf("no coordinates for '%s'", city)})
+		return err
+	}
 	celsius, err := fetch(ctx, vars["WEATHER_URL"])
 	if err != nil {
 		_, err := client.SetState(ctx, id, prefect.Proposal{Type: flowrun.StateFailed, Message: err.Error()})
@@ -67,6 +71,9 @@ func StandIn(ctx context.Context, environ, args []string) error {
 	_, err = client.SetState(ctx, id, prefect.Proposal{Type: flowrun.StateCompleted})
 	return err
 }
+
+// cities are those that the flow knows.
+var cities = []string{"Berlin", "London", "Madrid", "Paris", "Tokyo"}
 
 func fetch(ctx context.Context, url string) (celsius float64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, bytes.NewReader(nil))

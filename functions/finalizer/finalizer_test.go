@@ -118,7 +118,7 @@ func entry(t *testing.T, changes ...func(object)) []byte {
 	return data
 }
 
-func TestAnEntrySettlesItsFlowRun(t *testing.T) {
+func TestAnEntrySettlesItsFlowRun_PrefectGCP178(t *testing.T) {
 	response := func(e object) object { return at(t, e, "protoPayload", "response") }
 	unlabelled := func(e object) {
 		labels := at(t, response(e), "metadata", "labels")
@@ -243,7 +243,7 @@ func TestAnEntrySettlesItsFlowRun(t *testing.T) {
 }
 
 // A job that can never start its execution has an entry of its own, of its creation.
-func TestAJobThatNeverStarts(t *testing.T) {
+func TestAJobThatNeverStarts_Prefect22727(t *testing.T) {
 	data := entry(t, func(e object) {
 		p := at(t, e, "protoPayload")
 		p["methodName"], p["resourceName"] = "/Jobs.CreateJob", "namespaces/example-project/jobs/"+job

@@ -24,7 +24,7 @@ import (
 	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
-func TestOneSweep(t *testing.T) {
+func TestOneSweep_Prefect18766_21932(t *testing.T) {
 	const soon, due, far = time.Minute, -time.Second, time.Hour
 	suspended := func(w *world) {
 		w.flowRuns[0].State = &prefect.State{Details: prefect.StateDetails{PauseReschedule: true}}

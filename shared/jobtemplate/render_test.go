@@ -59,7 +59,7 @@ func (l countingLookup) Variable(context.Context, string) (any, bool, error) {
 	return l.data, true, l.err
 }
 
-func TestRenderStatesRegionProjectAndTimeout(t *testing.T) {
+func TestRenderStatesRegionProjectAndTimeout_Prefect17511(t *testing.T) {
 	for _, c := range []struct {
 		name, variables string
 		want            Rendered
@@ -69,6 +69,7 @@ func TestRenderStatesRegionProjectAndTimeout(t *testing.T) {
 			"job variables", `{"name":"n","region":"europe-west1","timeout":90,"keep_job":true,"credentials":{"project":"other"}}`,
 			Rendered{Name: "n", Region: "europe-west1", Project: "other", Timeout: 90 * time.Second, KeepJob: true},
 		},
+		{"seven days", `{"timeout":604800}`, Rendered{Region: "us-central1", Project: "adc", Timeout: 7 * 24 * time.Hour}},
 		{
 			"a key of a service account names its project", `{"credentials":{"service_account_info":{"project_id":"other"}}}`,
 			Rendered{Region: "us-central1", Project: "other", ServiceAccountKey: true, Timeout: 10 * time.Minute},
@@ -93,6 +94,23 @@ func TestRenderStatesRegionProjectAndTimeout(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestANullConnectorIsNoVPC_PrefectGCP251 holds that Cloud Run is not given an access without a connector, which it refuses.
+func TestANullConnectorIsNoVPC_PrefectGCP251(t *testing.T) {
+	in := defaultInput(t)
+	in.FlowRunJobVariables = json.RawMessage(`{"vpc_connector_name":null}`)
+	r, err := Render(t.Context(), in, noLookup{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := r.Job()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if access := job.GetTemplate().GetTemplate().GetVpcAccess(); access != nil {
+		t.Errorf("the job has VPC access %v", access)
 	}
 }
 

@@ -39,9 +39,9 @@ func environment(c *runpb.Container) map[string]string {
 	return env
 }
 
-// TestFastStartReplacesPrefectsDefaultCommandOnly holds that whose command it is stays so, and
+// TestFastStartReplacesPrefectsDefaultCommandOnly_Prefect21944 holds that whose command it is stays so, and
 // that the flow run's word goes before the deployment's, and that before the installation's.
-func TestFastStartReplacesPrefectsDefaultCommandOnly(t *testing.T) {
+func TestFastStartReplacesPrefectsDefaultCommandOnly_Prefect21944(t *testing.T) {
 	type m = map[string]any
 	normal, fast := []string{"prefect", "flow-run", "execute"}, []string{"python", "-m", "prefect.engine"}
 	for name, tt := range map[string]struct {

@@ -120,8 +120,8 @@ func TestFlowRunsThatAreNotOursAreLeftAlone(t *testing.T) {
 	}
 }
 
-// TestAFlowRunThatPrefectDoesNotKnow is delivered again while its message is young, and dropped after.
-func TestAFlowRunThatPrefectDoesNotKnow(t *testing.T) {
+// TestAFlowRunThatPrefectDoesNotKnow_Prefect16213 is delivered again while its message is young, and dropped after.
+func TestAFlowRunThatPrefectDoesNotKnow_Prefect16213(t *testing.T) {
 	r := newRig(t)
 	id := uuid.NewString()
 	if err := r.launcher.Dispatch(t.Context(), "h", id, r.now()); flowrun.FaultOf(err) != flowrun.NotFound {
@@ -241,8 +241,8 @@ func TestEveryCallEndsBeforeItsLease(t *testing.T) {
 	}
 }
 
-// TestLabelsAreSetLast holds that no job variable can change whose an execution is.
-func TestLabelsAreSetLast(t *testing.T) {
+// TestLabelsAreSetLast_Prefect21119 holds that no job variable can change whose an execution is.
+func TestLabelsAreSetLast_Prefect21119(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{JobVariables: map[string]any{"labels": map[string]any{
 		cloudrun.LabelFlowRun: "mine", cloudrun.LabelLaunch: "mine", cloudrun.LabelInstall: "mine", "team": "data",

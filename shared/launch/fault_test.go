@@ -21,10 +21,10 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
-// TestAnInterruptedLaunchIsFinishedByTheNextDelivery holds that a flow run is executed once,
+// TestAnInterruptedLaunchIsFinishedByTheNextDelivery_Prefect16448_20485 holds that a flow run is executed once,
 // whatever call of the first delivery failed, whether or not it had taken effect, and whether
 // or not the ledger was lost afterwards.
-func TestAnInterruptedLaunchIsFinishedByTheNextDelivery(t *testing.T) {
+func TestAnInterruptedLaunchIsFinishedByTheNextDelivery_Prefect16448_20485(t *testing.T) {
 	unavailable := status.Error(codes.Unavailable, "the service is unavailable")
 	for name, fault := range map[string]func(r *rig){
 		"the answer to PENDING is lost":  func(r *rig) { r.onceLost() },
@@ -372,8 +372,8 @@ func TestWhatCanNeverBeLaunchedCrashes(t *testing.T) {
 	}
 }
 
-// TestWithoutCapacityAFlowRunIsPutBack holds that Prefect shows why it waits, and that it is launched later.
-func TestWithoutCapacityAFlowRunIsPutBack(t *testing.T) {
+// TestWithoutCapacityAFlowRunIsPutBack_Prefect16448 holds that Prefect shows why it waits, and that it is launched later.
+func TestWithoutCapacityAFlowRunIsPutBack_Prefect16448(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.answer("CreateJob", cloudruntest.Before, status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Write requests'"))

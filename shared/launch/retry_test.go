@@ -53,10 +53,10 @@ func (r *rig) kill(id string) {
 	r.over(id)
 }
 
-// TestARetryIsLeftToItsContainer holds that a flow run that its own container runs again is
+// TestARetryIsLeftToItsContainer_Prefect15458_17913 holds that a flow run that its own container runs again is
 // launched again where that container is gone, and only there: in limited pools too, which
 // Prefect's query leaves such flow runs out of, and with the ledger lost.
-func TestARetryIsLeftToItsContainer(t *testing.T) {
+func TestARetryIsLeftToItsContainer_Prefect15458_17913(t *testing.T) {
 	for limitName, limited := range map[string]bool{"an unlimited pool": false, "a limited pool": true} {
 		for ledgerName, lost := range map[string]bool{"the ledger kept": false, "the ledger lost": true} {
 			for containerName, alive := range map[string]bool{"the container alive": true, "the container gone": false} {
@@ -98,9 +98,9 @@ func TestARetryIsLeftToItsContainer(t *testing.T) {
 	}
 }
 
-// TestAnEarlierExecutionIsEndedFirst holds that a flow run that somebody runs again has one
+// TestAnEarlierExecutionIsEndedFirst_PrefectGCP249 holds that a flow run that somebody runs again has one
 // live execution at a time, with the ledger lost too.
-func TestAnEarlierExecutionIsEndedFirst(t *testing.T) {
+func TestAnEarlierExecutionIsEndedFirst_PrefectGCP249(t *testing.T) {
 	for name, lost := range map[string]bool{"the ledger kept": false, "the ledger lost": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)

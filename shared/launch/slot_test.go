@@ -54,9 +54,9 @@ func (r *rig) started() {
 	}
 }
 
-// TestSlotsAreUsedAgain holds that launches share a fixed set of jobs, and each execution has
+// TestSlotsAreUsedAgain_Prefect16007 holds that launches share a fixed set of jobs, and each execution has
 // the labels and the template of its own flow run.
-func TestSlotsAreUsedAgain(t *testing.T) {
+func TestSlotsAreUsedAgain_Prefect16007(t *testing.T) {
 	r := newRig(t, inSlots)
 	r.warm(3)
 	r.warm(3)

@@ -121,8 +121,8 @@ func create(key string) func(context.Context, *prefect.Client) error {
 	}
 }
 
-// TestRepetition holds which calls are made again, how often and after how long.
-func TestRepetition(t *testing.T) {
+// TestRepetition_Prefect20510 holds which calls are made again, how often and after how long.
+func TestRepetition_Prefect20510(t *testing.T) {
 	for name, tt := range map[string]struct {
 		call     func(context.Context, *prefect.Client) error
 		answers  []answer

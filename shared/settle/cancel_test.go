@@ -13,9 +13,9 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
-// TestCancellingIsLeftToTheFlowThatListens holds that only `prefect flow-run execute`, once it
+// TestCancellingIsLeftToTheFlowThatListens_Prefect16001 holds that only `prefect flow-run execute`, once it
 // runs, gets the grace; every other execution is stopped at once.
-func TestCancellingIsLeftToTheFlowThatListens(t *testing.T) {
+func TestCancellingIsLeftToTheFlowThatListens_Prefect16001(t *testing.T) {
 	for name, tt := range map[string]struct {
 		command []string
 		was     flowrun.StateType

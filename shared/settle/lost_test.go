@@ -69,8 +69,8 @@ func TestWithoutLedgerAJobOfAnyNameIsFoundByItsLabels(t *testing.T) {
 	}
 }
 
-// TestWithoutLedgerAJobIsFoundByTheFlowRunsName holds that it is stopped where nobody recorded its name or region.
-func TestWithoutLedgerAJobIsFoundByTheFlowRunsName(t *testing.T) {
+// TestWithoutLedgerAJobIsFoundByTheFlowRunsName_Prefect11447 holds that it is stopped where nobody recorded its name or region.
+func TestWithoutLedgerAJobIsFoundByTheFlowRunsName_Prefect11447(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun()
 	l := r.claimed(fr.ID)
@@ -86,8 +86,8 @@ func TestWithoutLedgerAJobIsFoundByTheFlowRunsName(t *testing.T) {
 	}
 }
 
-// TestGoneIsSeenTwice holds that one look that finds nothing is not believed.
-func TestGoneIsSeenTwice(t *testing.T) {
+// TestGoneIsSeenTwice_Prefect11499 holds that one look that finds nothing is not believed.
+func TestGoneIsSeenTwice_Prefect11499(t *testing.T) {
 	for name, tt := range map[string]struct {
 		was, becomes flowrun.StateType
 		lost         bool

@@ -29,9 +29,9 @@ func (r *rig) endedWith(id string, l flowrun.Launch, kind flowrun.OutcomeKind, r
 	})
 }
 
-// TestAnEndIsTriedAgainWithinItsBudget holds that retries are counted, in the ledger and, where
+// TestAnEndIsTriedAgainWithinItsBudget_Prefect10211 holds that retries are counted, in the ledger and, where
 // that is lost at any moment, in Prefect's history.
-func TestAnEndIsTriedAgainWithinItsBudget(t *testing.T) {
+func TestAnEndIsTriedAgainWithinItsBudget_Prefect10211(t *testing.T) {
 	for name, lose := range map[string]struct{ beforeEnd, beforeLaunch bool }{
 		"with the ledger": {}, "lost before each end": {beforeEnd: true}, "lost before each launch": {beforeLaunch: true},
 		"lost all the time": {beforeEnd: true, beforeLaunch: true},

@@ -54,9 +54,9 @@ func (r *rig) bring(id string, to flowrun.StateType) {
 	r.later(time.Second)
 }
 
-// TestEachEndBecomesItsTrueState holds what Prefect shows after an execution ended, by how it
+// TestEachEndBecomesItsTrueState_Prefect13053 holds what Prefect shows after an execution ended, by how it
 // ended and what the flow run was; told by an event, and found by a look.
-func TestEachEndBecomesItsTrueState(t *testing.T) {
+func TestEachEndBecomesItsTrueState_Prefect13053(t *testing.T) {
 	outcomes := []flowrun.OutcomeKind{
 		flowrun.ExitCode, flowrun.Signal, flowrun.OutOfMemory, flowrun.TimedOut, flowrun.Image, flowrun.Secret,
 		flowrun.Permission, flowrun.Cancelled, flowrun.Deleted, flowrun.Platform, flowrun.Succeeded,
@@ -132,8 +132,8 @@ func TestEachEndBecomesItsTrueState(t *testing.T) {
 	}
 }
 
-// TestWhatEndedBeforeItStarted holds what is done about a launch that never came to an execution.
-func TestWhatEndedBeforeItStarted(t *testing.T) {
+// TestWhatEndedBeforeItStarted_Prefect20485_22727 holds what is done about a launch that never came to an execution.
+func TestWhatEndedBeforeItStarted_Prefect20485_22727(t *testing.T) {
 	r := newRig(t)
 	t.Run("an interrupted launch is resumed", func(t *testing.T) {
 		r.t = t

@@ -25,12 +25,16 @@ import (
 
 // TestMain lets the test's own binary be the command pushpool, in scripts and for the stack.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pushpool": main})
+	testscript.Main(m, map[string]func(){
+		"pushpool": main,
+		"gcloud":   func() { standIn("gcloud") }, "terraform": func() { standIn("terraform") }, "prefect": func() { standIn("prefect") },
+	})
 }
 
 // TestCommands runs the operator's commands against an embedded local stack: real processes,
 // the real wire, a stand-in for Prefect.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	environ := startStack(t)
 	// Of a stack that has done nothing yet the whole output is known.
 	t.Run("first", func(t *testing.T) { scripts(t, "testdata/script-first", environ) })

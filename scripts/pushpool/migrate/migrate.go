@@ -88,7 +88,7 @@ func (s State) save(file string) error {
 
 // ahead is how soon a flow run has to be due for us to look after it; the scheduler, which looks
 // at changed deployments every few seconds and at all once a minute, does so for the rest.
-const ahead = 5 * time.Minute
+const ahead = 3 * time.Minute
 
 // Mover moves deployments.
 type Mover struct {

@@ -1,0 +1,375 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pushpool/pushpool/shared/message"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// block is a fenced piece of a page.
+type block struct {
+	line int
+	info string // what follows the fence: sh, mermaid, sh by-hand
+	text string
+}
+
+var fence = regexp.MustCompile("^( *)```(.*)$")
+
+func blocks(page string) (found []block) {
+	var open *block
+	indent := ""
+	for i, line := range strings.Split(page, "\n") {
+		m := fence.FindStringSubmatch(line)
+		switch {
+		case m != nil && open == nil:
+			indent, open = m[1], &block{line: i + 2, info: strings.TrimSpace(m[2])}
+		case m != nil:
+			found, open = append(found, *open), nil
+		case open != nil:
+			open.text += strings.TrimPrefix(line, indent) + "\n"
+		}
+	}
+	return found
+}
+
+// pages are the documents for operators, by name.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	names, err := filepath.Glob(filepath.Join(docs, "*.md"))
+	if err != nil || len(names) < 8 {
+		t.Fatalf("%v: %v", names, err)
+	}
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[filepath.Base(name)] = string(data)
+	}
+	return found
+}
+
+// byHand are the beginnings of lines that cannot be run here: a browser, the internet, an end.
+var byHand = []string{"gcloud auth ", "git clone ", "cd ", "go install ./scripts/pushpool", "terraform destroy", "prefect --no-prompt deploy --all"}
+
+// TestEveryCommandOfThePagesRuns runs what the pages say, page by page, against an embedded local
+// stack. What needs Google Cloud, Terraform or Prefect's command meets a stand-in that takes the commands and
+// flags that the real one has, and nothing else.
+func TestEveryCommandOfThePagesRuns(t *testing.T) {
+	t.Parallel() // it mostly waits, and so do the others
+	environ := startStack(t)
+	ran := 0
+	all := pages(t)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		t.Run(name, func(t *testing.T) {
+			var script []block
+			for _, b := range blocks(all[name]) {
+				switch b.info {
+				case "sh":
+					script = append(script, b)
+				case "sh by-hand":
+					for line := range strings.Lines(b.text) {
+						if !slices.ContainsFunc(byHand, func(p string) bool {
+							return strings.HasPrefix(strings.TrimRight(line, "\n")+" ", p) || strings.HasPrefix(line, p)
+						}) {
+							t.Errorf("line %d: this can be run: %s", b.line, line)
+						}
+					}
+				case "mermaid":
+				default:
+					t.Errorf("line %d: a block %q: write sh for what is run, sh by-hand for what cannot be", b.line, b.info)
+				}
+			}
+			if len(script) == 0 {
+				return
+			}
+			vars := prepare(t, environ, name)
+			for _, b := range script {
+				ran++
+				if strings.Contains(b.text, "$MESSAGE") && !strings.Contains(strings.Join(vars, "\n"), "MESSAGE=") {
+					vars = append(vars, deadLetter(t, vars))
+				}
+				if out, err := bash(t, vars, b.text); err != nil {
+					t.Fatalf("line %d: %v\n%s\n%s", b.line, err, b.text, out)
+				}
+			}
+		})
+	}
+	if ran < 30 {
+		t.Errorf("only %d blocks were found", ran)
+	}
+}
+
+// bash runs a block in the page's directory. Variables that it exports are gone afterwards, as
+// those of the page are given.
+func bash(t *testing.T, environ []string, text string) (string, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", text)
+	cmd.Dir, cmd.Env = variable(environ, "HOME"), environ
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// prepare is the world that a page starts in: a flow run that ended, and for moving over a worker's
+// work pool with deployments.
+func prepare(t *testing.T, environ []string, page string) []string {
+	t.Helper()
+	home := t.TempDir()
+	environ = append(slices.Clone(environ), "PATH="+os.Getenv("PATH"), "HOME="+home, "PROJECT=my-project", "REGION=europe-west1", "DOCS_OPERATOR_ENV="+strings.Join(environ, "\n"))
+	p, err := prefect.New(prefect.Config{APIURL: variable(environ, "PREFECT_API_URL")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := bash(t, environ, "pushpool request weather/guide --wait --json")
+	m := regexp.MustCompile(`"flow_run_id":"([^"]+)"`).FindStringSubmatch(out)
+	if err != nil || m == nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	environ = append(environ, "FLOW_RUN="+m[1])
+	if page != "moving-over.md" {
+		return environ
+	}
+	flow, err := p.CreateFlow(t.Context(), "weather")
+	if err != nil {
+		t.Fatal(err)
+	}
+	template, err := p.WorkerMetadataTemplate(t.Context(), "cloud-run-v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.CreateWorkPool(t.Context(), "workers", "cloud-run-v2", template); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hourly", "daily"} {
+		if _, err := p.CreateDeployment(t.Context(), prefect.NewDeployment{Name: name, FlowID: flow.ID, WorkPool: "workers"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return environ
+}
+
+// deadLetter makes one and returns the variable that names it.
+func deadLetter(t *testing.T, environ []string) string {
+	t.Helper()
+	publish := fmt.Sprintf(`curl --silent --fail -d '{"messages": [{"data": "eyJkZXBsb3ltZW50IjogIm5vL3N1Y2gifQ=="}]}' http://%s/v1/projects/local/topics/flow-runs:publish`,
+		variable(environ, "PUBSUB_EMULATOR_HOST"))
+	if out, err := bash(t, environ, publish); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var m []string
+	within(t, "there is no dead letter", func() bool {
+		out, _ := bash(t, environ, "pushpool deadletters list --json")
+		m = regexp.MustCompile(`"id": "([^"]+)"`).FindStringSubmatch(out)
+		return m != nil
+	})
+	return "MESSAGE=" + m[1]
+}
+
+// standIns are commands that the pages name and a test has not, by their words, with the flags that each takes.
+// https://cloud.google.com/sdk/gcloud/reference has gcloud's; TestPrefectHasTheCommandsOfThePages asks Prefect's.
+var standIns = map[string]map[string][]string{
+	"gcloud": {
+		"logging read":                     {"--project", "--freshness", "--limit", "--order", "--format"},
+		"pubsub topics publish":            {"--project", "--message", "--attribute"},
+		"pubsub subscriptions describe":    {"--project"},
+		"services enable":                  {"--project"},
+		"scheduler jobs describe":          {"--project", "--location"},
+		"scheduler jobs resume":            {"--project", "--location"},
+		"run jobs list":                    {"--project", "--region", "--filter", "--limit"},
+		"run revisions list":               {"--project", "--region", "--service", "--limit"},
+		"run services update-traffic":      {"--project", "--region", "--to-revisions"},
+		"projects add-iam-policy-binding":  {"--member", "--role"},
+		"secrets versions access":          {"--project", "--secret"},
+		"firestore databases describe":     {"--project", "--database"},
+		"logging sinks update":             {"--project", "--no-disabled"},
+		"auth application-default login":   {},
+		"artifacts repositories describe":  {"--project", "--location"},
+		"run jobs executions list":         {"--project", "--region", "--job", "--limit"},
+		"logging sinks describe":           {"--project"},
+		"monitoring dashboards list":       {"--project"},
+		"alpha services quota list":        {"--service", "--consumer"},
+		"beta services identity create":    {"--project", "--service"},
+		"pubsub subscriptions seek":        {"--project", "--time"},
+		"pubsub topics list-subscriptions": {"--project"},
+	},
+	"terraform": {"init": {"-upgrade"}, "apply": {}, "plan": {}, "destroy": {}, "output": {"-raw"}},
+	"prefect": {
+		"work-pool resume": {}, "work-pool pause": {}, "work-pool inspect": {"--output"}, "work-pool set-concurrency-limit": {},
+		"flow-run retry": {}, "flow-run cancel": {}, "deployment ls": {}, "automation resume": {}, "work-queue resume": {"--pool"},
+	},
+}
+
+// standIn is the command of that name: it takes what the real one takes, and does nothing.
+func standIn(name string) {
+	if err := taken(name, os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "%s %s: %v\n", name, strings.Join(os.Args[1:], " "), err)
+		os.Exit(2)
+	}
+	if name == "terraform" && slices.Equal(os.Args[1:], []string{"output", "-raw", "operator_env"}) {
+		fmt.Println(os.Getenv("DOCS_OPERATOR_ENV"))
+	}
+	os.Exit(0)
+}
+
+func taken(name string, args []string) error {
+	line := strings.Join(args, " ")
+	words := ""
+	for w := range standIns[name] {
+		if (line == w || strings.HasPrefix(line, w+" ")) && len(w) > len(words) {
+			words = w
+		}
+	}
+	if words == "" {
+		return fmt.Errorf("there is no such command; if the real one has it, add it to standIns")
+	}
+	var positional []string
+	for _, arg := range args[len(strings.Fields(words)):] {
+		flag, value, _ := strings.Cut(arg, "=")
+		switch {
+		case !strings.HasPrefix(arg, "-"):
+			positional = append(positional, arg)
+		case !slices.Contains(standIns[name][words], flag):
+			return fmt.Errorf("it has no flag %s", flag)
+		case flag == "--message":
+			if _, err := message.Decode([]byte(value), nil); err != nil {
+				return err
+			}
+		}
+	}
+	if name == "gcloud" && words == "logging read" {
+		if len(positional) != 1 {
+			return fmt.Errorf("one filter, not %d", len(positional))
+		}
+		return logFilter(positional[0])
+	}
+	return nil
+}
+
+// condition is one of a filter of Cloud Logging (https://cloud.google.com/logging/docs/view/logging-query-language).
+var condition = regexp.MustCompile(`^([a-zA-Z_]+(?:\.(?:[a-zA-Z_]+|"[^"]+"))*)(=|!=|>=|<=|>|<|:|=~)("[^"]*"|[A-Z]+|[0-9.]+|\*)( |$)`)
+
+func logFilter(filter string) error {
+	for rest := filter; rest != ""; {
+		m := condition.FindString(rest)
+		if m == "" {
+			return fmt.Errorf("the filter cannot be parsed at %q", rest)
+		}
+		rest = rest[len(m):]
+	}
+	return nil
+}
+
+// TestLogQueriesAskForWhatIsLogged holds that each key and message that a page's filter names is
+// one that the code writes.
+func TestLogQueriesAskForWhatIsLogged(t *testing.T) {
+	var code strings.Builder
+	for _, dir := range []string{"../../functions", "../../shared"} {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+				return err
+			}
+			data, err := os.ReadFile(name)
+			code.Write(data)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, value := regexp.MustCompile(`jsonPayload\.(\w+)`), regexp.MustCompile(`jsonPayload\.message=\\?"([^"\\]+)`)
+	for name, page := range pages(t) {
+		for _, m := range append(key.FindAllStringSubmatch(page, -1), value.FindAllStringSubmatch(page, -1)...) {
+			if m[1] != "message" && !strings.Contains(code.String(), `"`+m[1]+`"`) {
+				t.Errorf("%s asks for %q, which nothing logs", name, m[1])
+			}
+		}
+	}
+}
+
+// TestLinksLeadSomewhere holds for files and headings.
+func TestLinksLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	all := pages(t)
+	all["../README.md"] = read(t, filepath.Join(docs, "../README.md"))
+	for name, page := range all {
+		for _, m := range link.FindAllStringSubmatch(page, -1) {
+			u, err := url.Parse(m[1])
+			if err != nil || u.Host != "" {
+				continue
+			}
+			target := page
+			if u.Path != "" {
+				file := filepath.Join(docs, filepath.Dir(name), u.Path)
+				info, err := os.Stat(file)
+				if err != nil {
+					t.Errorf("%s: %s leads nowhere", name, m[1])
+					continue
+				}
+				if u.Fragment == "" {
+					continue
+				}
+				if info.IsDir() {
+					file = filepath.Join(file, "README.md")
+				}
+				target = read(t, file)
+			}
+			if u.Fragment != "" && !slices.Contains(anchors(target), u.Fragment) {
+				t.Errorf("%s: %s: there is no such heading", name, m[1])
+			}
+		}
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// anchors are the names that GitHub gives headings.
+func anchors(page string) (names []string) {
+	heading, out := regexp.MustCompile(`(?m)^#+ (.+)$`), regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	for _, m := range heading.FindAllStringSubmatch(page, -1) {
+		names = append(names, strings.ReplaceAll(out.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return names
+}
+
+// TestPrefectHasTheCommandsOfThePages holds the stand-in for Prefect's command to the real one.
+func TestPrefectHasTheCommandsOfThePages(t *testing.T) {
+	venv := os.Getenv("PUSHPOOL_TEST_WORKER")
+	if venv == "" {
+		t.Skip("set PUSHPOOL_TEST_WORKER to a virtual environment with Prefect 3")
+	}
+	for words, flags := range standIns["prefect"] {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(venv, "bin", "prefect"), append(strings.Fields(words), "--help")...)
+		cmd.Env = []string{"HOME=" + t.TempDir(), "NO_COLOR=1", "PATH=" + filepath.Join(venv, "bin") + ":/usr/bin:/bin"}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("prefect %s: %v\n%s", words, err, out)
+		}
+		for _, flag := range flags {
+			if !strings.Contains(string(out), flag) {
+				t.Errorf("prefect %s has no flag %s", words, flag)
+			}
+		}
+	}
+}

@@ -38,8 +38,9 @@ var arrows = map[string]struct{ shared, clients []string }{
 	// What the ledger records, told to others.
 	"lifecycle": {shared: []string{"message", "ledger"}},
 	// Use cases: what is done with the adapters.
-	"settle": {shared: adapters},
-	"launch": {shared: append([]string{"settle"}, adapters...)},
+	"settle":    {shared: adapters},
+	"launch":    {shared: append([]string{"settle"}, adapters...)},
+	"lookahead": {shared: adapters},
 	// What the functions' wire.go have in common.
 	"install": {shared: append([]string{"settle", "launch", "lifecycle"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run", "logging"}},
 }

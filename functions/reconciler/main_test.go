@@ -14,6 +14,7 @@ import (
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/ledger"
+	"github.com/pushpool/pushpool/shared/lookahead"
 	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
@@ -93,9 +94,13 @@ func (w *world) FlowRuns(_ context.Context, f prefect.Filter) ([]prefect.FlowRun
 	var found []prefect.FlowRun
 	for _, fr := range w.flowRuns {
 		if slices.Contains(f.WorkPools, fr.WorkPoolName) && slices.Contains(f.StateTypes, fr.StateType) &&
-			(f.ScheduledBefore.IsZero() || fr.NextScheduledStartTime.Before(f.ScheduledBefore)) {
+			(f.ScheduledBefore.IsZero() || !fr.NextScheduledStartTime.After(f.ScheduledBefore)) &&
+			(f.ScheduledFrom.IsZero() || !fr.NextScheduledStartTime.Before(f.ScheduledFrom)) {
 			found = append(found, fr)
 		}
+	}
+	if f.Sort == prefect.SoonestFirst {
+		slices.SortStableFunc(found, func(a, b prefect.FlowRun) int { return a.NextScheduledStartTime.Compare(*b.NextScheduledStartTime) })
 	}
 	return found[min(f.Offset, len(found)):min(f.Offset+prefect.MaxPage, len(found))], nil
 }
@@ -137,8 +142,8 @@ func (w *world) sweeper(t *testing.T, heartbeats bool, pools ...string) *Reconci
 			}
 		}
 	}
-	return newReconciler(w, w, w, w, options{
-		pools: pools, worker: "pushpool", lookAhead: 150 * time.Second, lookAtMost: 5 * time.Minute,
+	return newReconciler(w, w, w, lookahead.New(w, w, w, 150*time.Second, time.Now), options{
+		pools: pools, worker: "pushpool", lookAtMost: 5 * time.Minute,
 		unreportedAfter: 30 * time.Second, maxLooks: 300, now: time.Now,
 	})
 }

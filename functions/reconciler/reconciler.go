@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
-	"github.com/pushpool/pushpool/shared/message"
+	"github.com/pushpool/pushpool/shared/lookahead"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/settle"
 )
@@ -34,8 +34,6 @@ const (
 	// atOnce bounds what is done at the same time for one pool: one after the other,
 	// hundreds of calls would not fit a sweep.
 	atOnce = 16
-	// maxWaiting bounds the waiting flow runs that one sweep reads of a pool, the soonest first.
-	maxWaiting = 1000
 	// maxErrors bounds the errors that the sweep's line names.
 	maxErrors = 10
 )
@@ -43,7 +41,6 @@ const (
 // Prefect is what the sweep asks of Prefect.
 type Prefect interface {
 	FlowRuns(ctx context.Context, f prefect.Filter) ([]prefect.FlowRun, error)
-	Limited(ctx context.Context, pool string) (bool, error)
 	Heartbeat(ctx context.Context, pool, workerName string, every time.Duration) error
 }
 
@@ -58,17 +55,15 @@ type Settler interface {
 	Look(ctx context.Context, holder, flowRunID string) error
 }
 
-// Messages sends what the sweep finds to the dispatcher.
-type Messages interface {
-	Dispatch(ctx context.Context, flowRunID string) error
-	DispatchAt(ctx context.Context, flowRunID string, at time.Time, cause string) error
-	Wake(ctx context.Context, w message.Wake) error
+// Ahead has what is due dispatched.
+type Ahead interface {
+	Look(ctx context.Context, pool string, start func(send func() error)) (lookahead.Done, error)
 }
 
 type options struct {
-	pools                                  []string
-	worker                                 string
-	lookAhead, lookAtMost, unreportedAfter time.Duration
+	pools                       []string
+	worker                      string
+	lookAtMost, unreportedAfter time.Duration
 	// maxLooks bounds the looks at flow runs of one pool in one sweep; the rest is looked at in the next.
 	maxLooks int
 	now      func() time.Time
@@ -76,10 +71,10 @@ type options struct {
 
 // Reconciler sweeps the work pools.
 type Reconciler struct {
-	prefect  Prefect
-	ledger   Ledger
-	settler  Settler
-	messages Messages
+	prefect Prefect
+	ledger  Ledger
+	settler Settler
+	ahead   Ahead
 	options
 
 	mu sync.Mutex
@@ -95,8 +90,8 @@ type look struct {
 	after   time.Duration
 }
 
-func newReconciler(p Prefect, l Ledger, s Settler, m Messages, o options) *Reconciler {
-	return &Reconciler{prefect: p, ledger: l, settler: s, messages: m, options: o, looks: map[string]map[string]look{}}
+func newReconciler(p Prefect, l Ledger, s Settler, a Ahead, o options) *Reconciler {
+	return &Reconciler{prefect: p, ledger: l, settler: s, ahead: a, options: o, looks: map[string]map[string]look{}}
 }
 
 // endpoint answers Cloud Scheduler: 204, or 500 with the error, after which it calls again in a minute.
@@ -185,47 +180,10 @@ func (r *Reconciler) heartbeat(ctx context.Context, p flowrun.Pool) error {
 	return err
 }
 
-// scheduled has what is due dispatched now, and what is due soon by a timer. In a limited
-// pool one message does for all that wait, and one for those that wait for a slot of a deployment.
+// scheduled has what is due dispatched.
 func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error {
-	limited, err := r.prefect.Limited(ctx, pool)
-	if err != nil {
-		return err
-	}
-	now := r.now()
-	due := false
-	deployments := map[string]bool{} // with flow runs that wait for a slot of it
-	err = r.list(ctx, maxWaiting, prefect.Filter{
-		WorkPools: []string{pool}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
-		ScheduledBefore: now.Add(r.lookAhead), Sort: prefect.SoonestFirst,
-	}, func(fr prefect.FlowRun) {
-		at := now
-		if fr.NextScheduledStartTime != nil {
-			at = *fr.NextScheduledStartTime
-		}
-		switch {
-		case fr.StateName == prefect.AwaitingSlot:
-			deployments[fr.DeploymentID] = true
-		case at.After(now):
-			w.Timers++
-			w.start(func() error { return r.messages.DispatchAt(ctx, fr.ID, at, "due") })
-		case limited && fr.RetryType() != prefect.RetryInProcess:
-			due = true
-		default: // also where its container should have run it again: Prefect tells a wake of no such flow run
-			w.Dispatched++
-			w.start(func() error { return r.messages.Dispatch(ctx, fr.ID) })
-		}
-	})
-	wake := func(m message.Wake) {
-		w.Wakes++
-		w.start(func() error { return r.messages.Wake(ctx, m) })
-	}
-	if due {
-		wake(message.Wake{WorkPool: pool})
-	}
-	for _, id := range slices.Sorted(maps.Keys(deployments)) {
-		wake(message.Wake{DeploymentID: id})
-	}
+	done, err := r.ahead.Look(ctx, pool, w.start)
+	w.Dispatched, w.Timers, w.Wakes = done.Dispatched, done.Timers, done.Wakes
 	return err
 }
 
@@ -233,7 +191,7 @@ func (r *Reconciler) scheduled(ctx context.Context, pool string, w *work) error 
 // they are ours the settler finds out.
 func (r *Reconciler) underWay(ctx context.Context, holder, pool string, w *work) error {
 	found := map[string]string{} // ids of states by flow run
-	err := r.list(ctx, 0, prefect.Filter{
+	err := r.list(ctx, prefect.Filter{
 		WorkPools: []string{pool}, Sort: prefect.OldestFirst,
 		StateTypes: []prefect.StateType{flowrun.StatePending, flowrun.StateRunning, flowrun.StateCancelling, flowrun.StatePaused},
 	}, func(fr prefect.FlowRun) {
@@ -258,10 +216,10 @@ func (r *Reconciler) underWay(ctx context.Context, holder, pool string, w *work)
 	return nil
 }
 
-// list calls each for every flow run of the filter once, and for about most at most; 0 is no bound.
-func (r *Reconciler) list(ctx context.Context, most int, f prefect.Filter, each func(prefect.FlowRun)) error {
+// list calls each for every flow run of the filter once.
+func (r *Reconciler) list(ctx context.Context, f prefect.Filter, each func(prefect.FlowRun)) error {
 	seen := map[string]bool{} // pages overlap when flow runs change between them
-	for ; most == 0 || f.Offset < most; f.Offset += prefect.MaxPage {
+	for ; ; f.Offset += prefect.MaxPage {
 		page, err := r.prefect.FlowRuns(ctx, f)
 		if err != nil {
 			return err

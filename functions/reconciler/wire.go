@@ -7,6 +7,7 @@ import (
 
 	"github.com/pushpool/pushpool/shared/install"
 	"github.com/pushpool/pushpool/shared/lifecycle"
+	"github.com/pushpool/pushpool/shared/lookahead"
 )
 
 // New returns the function. The error names everything that is wrong with its configuration.
@@ -21,8 +22,8 @@ func New(s install.Surroundings) (http.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newReconciler(c.Prefect, c.Ledger, c.Settler, c.Messages, options{
-			pools: cfg.WorkPools, worker: "pushpool " + cfg.Name, lookAhead: cfg.LookAhead,
+		return newReconciler(c.Prefect, c.Ledger, c.Settler, lookahead.New(c.Prefect, c.Ledger, c.Messages, cfg.LookAhead, time.Now), options{
+			pools: cfg.WorkPools, worker: "pushpool " + cfg.Name,
 			lookAtMost: cfg.LookAtMost, unreportedAfter: cfg.UnreportedAfter, maxLooks: cfg.maxLooks(), now: time.Now,
 		}), nil
 	})

@@ -63,6 +63,6 @@ func (g Gate) held(now time.Time) bool { return g.LeaseHolder != "" && now.Befor
 type Deployment struct {
 	ID string `firestore:"id"`
 	Gate
-	// Lead is how long before it is due a flow run is launched; see Learn.
-	Lead time.Duration `firestore:"lead"`
+	// Lead is learned from the starts of its flow runs, in nanoseconds.
+	Lead Lead `firestore:"lead"`
 }

@@ -182,13 +182,9 @@ func (l *Launcher) act(ctx context.Context, holder string, fr prefect.FlowRun, d
 
 // scheduled launches the flow run, if it is due and admitted.
 func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.FlowRun, d *prefect.Deployment) error {
-	now := l.cfg.Now()
 	inLine := fr.StateName == prefect.AwaitingSlot && fr.DeploymentID != ""
-	if at := fr.Due(); at.After(now) && !inLine {
-		if at.Sub(now) > l.cfg.LookAhead {
-			return nil // the sweep will find it
-		}
-		return l.messages.DispatchAt(ctx, fr.ID, at, "due")
+	if !isDue(fr, l.cfg.Now()) && !inLine {
+		return l.early(ctx, holder, fr, d)
 	}
 	if fr.RetryType() == prefect.RetryInProcess {
 		if gone, err := l.reschedule(ctx, holder, fr); err != nil || !gone {
@@ -204,7 +200,12 @@ func (l *Launcher) scheduled(ctx context.Context, holder string, fr prefect.Flow
 	case limited:
 		return l.wakePool(ctx, holder, fr.WorkPoolName)
 	}
-	err = acknowledge(l.claim(ctx, holder, fr, d, false))
+	return l.claimOrWait(ctx, holder, fr, d)
+}
+
+// claimOrWait claims the flow run, or has it wait in its deployment's line.
+func (l *Launcher) claimOrWait(ctx context.Context, holder string, fr prefect.FlowRun, d *prefect.Deployment) error {
+	err := acknowledge(l.claim(ctx, holder, fr, d, false))
 	if errors.Is(err, errInLine) {
 		return l.wakeDeployment(ctx, holder, fr.DeploymentID)
 	}

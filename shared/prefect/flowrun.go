@@ -180,8 +180,9 @@ type Filter struct {
 	// IdempotencyKeys are those that flow runs were created with.
 	IdempotencyKeys []string
 	StateTypes      []StateType
-	// ScheduledBefore is about NextScheduledStartTime, which only SCHEDULED flow runs have.
-	ScheduledBefore time.Time
+	// ScheduledBefore and ScheduledFrom are about NextScheduledStartTime, which only SCHEDULED
+	// flow runs have. Both times are themselves within.
+	ScheduledBefore, ScheduledFrom time.Time
 	// Limit is MaxPage at most, and if 0. Offset is of little use while flow runs change:
 	// rather ask again from the last time seen.
 	Limit, Offset int
@@ -220,8 +221,15 @@ func (f Filter) wire() map[string]any {
 	if len(f.StateTypes) > 0 {
 		flowRuns["state"] = map[string]any{"type": anyOf(f.StateTypes)}
 	}
+	next := map[string]any{}
 	if !f.ScheduledBefore.IsZero() {
-		flowRuns["next_scheduled_start_time"] = map[string]any{"before_": f.ScheduledBefore.UTC()}
+		next["before_"] = f.ScheduledBefore.UTC()
+	}
+	if !f.ScheduledFrom.IsZero() {
+		next["after_"] = f.ScheduledFrom.UTC()
+	}
+	if len(next) > 0 {
+		flowRuns["next_scheduled_start_time"] = next
 	}
 	body := map[string]any{"limit": MaxPage, "offset": f.Offset, "sort": SoonestFirst, "flow_runs": flowRuns}
 	if f.Limit > 0 && f.Limit < MaxPage {

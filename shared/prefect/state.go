@@ -19,6 +19,12 @@ type StateType = flowrun.StateType
 // proposed as PENDING and found no slot of its deployment. Its time is 30 s ahead.
 const AwaitingSlot = "AwaitingConcurrencySlot"
 
+// MayStartEarly reports whether the flow run waits for its own time and for nothing else: a
+// retry's delay, a pause or a lack of capacity is not to be cut short.
+func MayStartEarly(f FlowRun) bool {
+	return (f.StateName == "Scheduled" || f.StateName == "Late") && f.RetryType() != RetryInProcess
+}
+
 // State is one state of a flow run.
 type State struct {
 	ID        string       `json:"id"`

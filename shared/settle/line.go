@@ -3,6 +3,7 @@ package settle
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -92,4 +93,24 @@ func finalAt(fr prefect.FlowRun) time.Time {
 		return time.Time{}
 	}
 	return stateAt(fr)
+}
+
+// learn takes over into its deployment's lead how long a flow took to start that told its own
+// end. It is a help: where it fails, the next flow run teaches the same.
+func (s *Settler) learn(ctx context.Context, rec flowrun.Record) {
+	if rec.DeploymentID == "" || rec.RunningAt.IsZero() {
+		return
+	}
+	_, err := s.ledger.UpdateDeployment(ctx, rec.DeploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) {
+		lead := d.Lead.Learn(rec.DueAt, rec.ClaimedAt, rec.RunningAt)
+		if lead == d.Lead {
+			return d, flowrun.ErrDone // nothing to write
+		}
+		d.Lead = lead
+		return d, nil
+	})
+	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+		s.log.WarnContext(ctx, "how long the flow took to start was not recorded; the next flow run of its deployment tells as well",
+			"flow_run_id", rec.FlowRunID, "deployment_id", rec.DeploymentID, "error", err)
+	}
 }

@@ -38,6 +38,7 @@ type CloudRun interface {
 // Ledger is what settling asks of the ledger.
 type Ledger interface {
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
+	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
 }
 
 // Messages sends what follows to the topic flow-runs.
@@ -224,6 +225,7 @@ func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Recor
 	case err != nil:
 		return err
 	case report == nil:
+		s.learn(ctx, rec)
 		s.finished(ctx, rec, fr.StateType)
 	default:
 		if _, err = s.report(ctx, holder, rec, fr, true); err != nil {

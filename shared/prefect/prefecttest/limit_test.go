@@ -146,7 +146,7 @@ func deploymentLimit(t *testing.T, p *prefectServer) {
 	if !expected[bool](p, limitHolds) {
 		return
 	}
-	p.rule(t, limitHolds, func(t *testing.T) { deploymentSlots(t, p) })
+	p.rule(t, limitHolds, func(t *testing.T) { deploymentSlots(t, p); slotSooner(t, p) })
 	p.rule(t, slotIsLeased, func(t *testing.T) {
 		one := 1
 		f := p.create(t, p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one}).ID, prefect.NewFlowRun{})
@@ -188,12 +188,44 @@ func deploymentSlots(t *testing.T, p *prefectServer) {
 		if diff := cmp.Diff(step.want, outcome{a.Status, a.State.Type, a.State.Name}); diff != "" {
 			t.Fatalf("%s (-want +got):\n%s", step.rule, diff)
 		}
+		read, err := p.Deployment(t.Context(), d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken := btoi(step.rule != "put back" && step.rule != "given back at the end")
+		if g := read.GlobalConcurrencyLimit; g == nil || g.Limit != 1 || g.ActiveSlots != taken {
+			t.Errorf("%s: the deployment shows %+v, want %d of 1 taken", step.rule, g, taken)
+		}
 		if a.State.Name == "AwaitingConcurrencySlot" {
 			if wait := time.Until(*a.State.Details.ScheduledTime); wait < 20*time.Second || wait > 31*time.Second {
 				t.Errorf("%s: told to wait %s, want about 30 s", step.rule, wait)
 			}
 		}
 	}
+}
+
+// slotSooner holds that a flow run that was told to wait for a slot need not wait for its time once
+// it has one: PENDING that carries a time of its own keeps it.
+func slotSooner(t *testing.T, p *prefectServer) {
+	one := 1
+	d := p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one})
+	first, second := p.create(t, d.ID, prefect.NewFlowRun{}).ID, p.create(t, d.ID, prefect.NewFlowRun{}).ID
+	for _, id := range []string{first, second} {
+		p.set(t, id, prefect.Proposal{Type: pending})
+	}
+	p.set(t, first, prefect.Proposal{Type: completed})
+	at := time.Now().Add(-time.Second)
+	p.set(t, second, prefect.Proposal{Type: pending, ScheduledTime: &at})
+	if a := p.set(t, second, prefect.Proposal{Type: running}); a.Status != prefect.StatusAccept {
+		t.Errorf("RUNNING is answered with %s, %s", a.Status, a.Delay)
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // pool holds what makes a pool READY: a worker's heartbeat, and not a query.

@@ -149,6 +149,8 @@ func filter(t *testing.T, p *prefectServer) {
 		"state":     {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}}, []string{"soon", "late"}},
 		"states":    {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{pending, running}}, []string{"claimed"}},
 		"due":       {prefect.Filter{WorkPools: pools, ScheduledBefore: now.Add(10 * time.Minute)}, []string{"soon"}},
+		"from":      {prefect.Filter{WorkPools: pools, ScheduledFrom: *soonest.NextScheduledStartTime}, []string{"soon", "late"}},
+		"to":        {prefect.Filter{WorkPools: pools, ScheduledBefore: *soonest.NextScheduledStartTime}, []string{"soon"}},
 		"page":      {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}, Limit: 1, Offset: 1}, []string{"late"}},
 		"ids":       {prefect.Filter{IDs: []string{soonest.ID}}, []string{"soon"}},
 		"nothing":   {prefect.Filter{WorkPools: []string{"no pool"}}, nil},

@@ -136,11 +136,11 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 	if err != nil {
 		return err
 	}
-	before, there := rec, false
+	caller, before, there := ctx, rec, false
 	defer func() {
 		// Its last lines keep nobody waiting: by then the lease is given back.
 		if after := s.release(ctx, holder, flowRunID, err); there {
-			s.tail(ctx, before, after)
+			s.tail(caller, before, after)
 		}
 	}()
 	ctx, cancel := s.Fence(ctx, rec)

@@ -27,7 +27,8 @@ const tailTimeout = 8 * time.Second
 
 // tail copies the container's last lines to the flow run's log in Prefect, where its launch
 // came to its end, a bad one, between the two records. Prefect has been told by then, and the
-// lease is given back: whatever goes wrong here is logged, and the lines are still in Cloud Logging.
+// lease is given back: whatever goes wrong here, that the caller's time is over for one, is
+// logged, and the lines are still in Cloud Logging.
 func (s *Settler) tail(ctx context.Context, before, after flowrun.Record) {
 	settled := func(r flowrun.Record) bool { return r.Status == flowrun.StatusFinished && !r.Unreported() }
 	x, err := cloudrun.ParseExecutionName(after.ExecutionName)
@@ -35,7 +36,7 @@ func (s *Settler) tail(ctx context.Context, before, after flowrun.Record) {
 		before.LaunchID == after.LaunchID && settled(before) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tailTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tailTimeout)
 	defer cancel()
 	lines, err := s.cfg.Lines.Last(ctx, x.Project, x.Job, x.Execution, after.LaunchedAt)
 	if err == nil && len(lines) > 0 {

@@ -58,6 +58,8 @@ resource "google_project_iam_custom_role" "launch" {
     "run.jobs.run",  # a job with a start token starts when it is created or updated
     "run.jobs.list", # where a lost ledger left no name
   ]
+
+  depends_on = [google_project_service.api]
 }
 
 resource "google_project_iam_member" "launch" {
@@ -80,6 +82,8 @@ resource "google_project_iam_custom_role" "settle" {
     "run.executions.cancel",
     "run.tasks.get",
   ]
+
+  depends_on = [google_project_service.api]
 }
 
 resource "google_project_iam_member" "settle" {

@@ -50,7 +50,12 @@ resource "google_cloud_scheduler_job" "sweep" {
   time_zone        = "Etc/UTC"
   attempt_deadline = "${local.reconciler.timeout_seconds}s"
 
-  # No retries: the next minute is the next try.
+  # No retries: the next minute is the next try. The default is written out because an answer that
+  # has the defaults would be a change in every plan.
+  retry_config {
+    max_doublings = 5
+  }
+
   http_target {
     http_method = "POST"
     uri         = "${module.reconciler.uri}/"
@@ -71,6 +76,8 @@ resource "google_project_iam_custom_role" "sweep" {
   title       = "${var.name}: sweep"
   description = "List jobs."
   permissions = ["run.jobs.list"]
+
+  depends_on = [google_project_service.api]
 }
 
 resource "google_project_iam_member" "sweep" {

@@ -38,6 +38,8 @@ resource "google_project_iam_custom_role" "timers" {
   title       = "${var.name}: set timers"
   description = "Make tasks and look whether they still wait."
   permissions = ["cloudtasks.tasks.create", "cloudtasks.tasks.get"]
+
+  depends_on = [google_project_service.api]
 }
 
 resource "google_cloud_tasks_queue_iam_member" "timers" {

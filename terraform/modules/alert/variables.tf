@@ -18,13 +18,12 @@ variable "query" {
 }
 
 variable "minutes" {
-  description = "How long it has to be wrong, in minutes."
+  description = "How long it has to be wrong, in minutes; 0 would be a change in every plan."
   type        = number
-  default     = 0
 
   validation {
-    condition     = floor(var.minutes) == var.minutes && var.minutes >= 0
-    error_message = "minutes: write a whole number."
+    condition     = floor(var.minutes) == var.minutes && var.minutes >= 1
+    error_message = "minutes: write a whole number of 1 or more."
   }
 }
 

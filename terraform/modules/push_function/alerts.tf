@@ -5,6 +5,7 @@ module "dead_letter" {
   title                 = "${var.topic.name}: a message could not be processed"
   severity              = "ERROR"
   query                 = "max(pubsub_googleapis_com:subscription_num_undelivered_messages{monitored_resource=\"pubsub_subscription\",subscription_id=\"${google_pubsub_subscription.dead_letter.name}\"}) > 0"
+  minutes               = 1
   playbook              = templatefile("${path.module}/playbooks/dead_letter.md", local.playbook)
   notification_channels = var.notification_channels
 }

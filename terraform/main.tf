@@ -79,7 +79,7 @@ locals {
   )
 
   core_secrets = merge(
-    var.prefect_api_key == null ? {} : { PREFECT_API_KEY = local.api_key },
-    var.prefect_auth_string == null ? {} : { PREFECT_API_AUTH_STRING = local.auth_string },
+    var.prefect_api_key == null ? {} : { PREFECT_API_KEY = local.reference["api-key"] },
+    var.prefect_auth_string == null ? {} : { PREFECT_API_AUTH_STRING = local.reference["auth-string"] },
   )
 }

@@ -16,6 +16,14 @@ locals {
 
   api_key     = local.secret["api-key"]
   auth_string = local.secret["auth-string"]
+
+  # What a function is given of a secret. By its number, so that a new value has the function start
+  # anew; of a secret that somebody else fills, the newest at the time of the start.
+  reference = {
+    for key, s in local.wanted : key => (
+      s == null ? null : { secret = local.secret[key], version = s.version == null ? "latest" : google_secret_manager_secret_version.this[key].version }
+    )
+  }
 }
 
 resource "google_secret_manager_secret" "this" {
@@ -50,8 +58,10 @@ resource "google_secret_manager_secret" "this" {
 resource "google_secret_manager_secret_version" "this" {
   for_each = local.made
 
-  secret                 = google_secret_manager_secret.this[each.key].id
-  secret_data_wo_version = each.value
+  secret = google_secret_manager_secret.this[each.key].id
+  # In another region the webhook has another address, and Prefect's block is written with it. A
+  # secret that is random (examples/quickstart) has to be written in the same apply.
+  secret_data_wo_version = "${each.value} ${var.region}"
   secret_data_wo = {
     api-key         = var.prefect_api_key_value
     auth-string     = var.prefect_auth_string_value
@@ -59,7 +69,7 @@ resource "google_secret_manager_secret_version" "this" {
   }[each.key]
 
   lifecycle {
-    # The functions read "latest": the old version stays until the new one is there.
+    # The old version stays until the functions read the new one.
     create_before_destroy = true
   }
 }

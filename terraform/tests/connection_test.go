@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 )
@@ -79,6 +80,29 @@ func TestTheConnectionIsTheOneThatPushpoolConnectMakes(t *testing.T) {
 		if diff := cmp.Diff(want[key], got[key]); diff != "" {
 			t.Errorf("%s (-connect +terraform):\n%s", key, diff)
 		}
+	}
+}
+
+// What Terraform makes of the template is one that the dispatcher makes a job of.
+func TestTheDispatcherMakesJobsOfTheConnectionsTemplates(t *testing.T) {
+	pools := applied(t, connection).of("prefect_work_pool")
+	if len(pools) != 2 {
+		t.Fatalf("%d work pools", len(pools))
+	}
+	for _, pool := range pools {
+		t.Run(pool.text("name"), func(t *testing.T) {
+			got, err := jobtemplate.Render(t.Context(), jobtemplate.Input{
+				PoolType: pool.text("type"), BaseJobTemplate: json.RawMessage(pool.text("base_job_template")),
+				FlowRun: jobtemplate.FlowRun{ID: "id", Name: "olive-bear"}, DefaultProject: "my-project", DefaultImage: "prefect",
+			}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			task := got.Body["template"].(map[string]any)["template"].(map[string]any)
+			if got.Region != "europe-west1" || task["serviceAccount"] != "pushpool-flows@my-project.iam.gserviceaccount.com" {
+				t.Errorf("it runs in %s as %v", got.Region, task["serviceAccount"])
+			}
+		})
 	}
 }
 

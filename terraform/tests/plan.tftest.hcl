@@ -157,8 +157,8 @@ run "secrets_are_made" {
   }
 
   assert {
-    condition     = google_secret_manager_secret_version.this["api-key"].secret_data_wo_version == "3" && google_secret_manager_secret_version.this["api-key"].secret_data == null
-    error_message = "the value is write-only, and written again when its version is raised"
+    condition     = google_secret_manager_secret_version.this["api-key"].secret_data_wo_version == "3 europe-west1" && google_secret_manager_secret_version.this["api-key"].secret_data == null
+    error_message = "the value is write-only, and written again when its version is raised or the webhook moves"
   }
 }
 

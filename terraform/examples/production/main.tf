@@ -41,7 +41,7 @@ module "pushpool" {
 
   # Functions and flows reach the server inside the network; so does the server the webhook.
   prefect_api_url = var.prefect_api_url
-  vpc             = { network = var.network, subnetwork = var.subnetwork }
+  vpc             = local.vpc
   webhook         = "internal"
 
   # Secrets that somebody else puts values into.
@@ -63,6 +63,8 @@ module "pushpool" {
 }
 
 locals {
+  vpc = { network = var.network, subnetwork = var.subnetwork }
+
   work_pools = {
     etl    = { job_variables = jsonencode({ service_account_name = google_service_account.etl.email, memory = "2Gi" }) }
     models = { concurrency_limit = 4, job_variables = jsonencode({ cpu = "4", memory = "16Gi", timeout = 21600 }) }
@@ -74,6 +76,7 @@ module "prefect" {
 
   work_pools             = local.work_pools
   region                 = module.pushpool.region
+  vpc                    = local.vpc
   flow_service_account   = module.pushpool.flow_service_account
   webhook_url            = module.pushpool.webhook_url
   webhook_secret         = var.webhook_secret_value

@@ -54,7 +54,7 @@ variable "network" {
 }
 
 variable "subnetwork" {
-  description = "A subnetwork of it in region, with a /26 or more to spare."
+  description = "Subnetworks of it with this name, in region and in second_region, with a /26 or more to spare."
   type        = string
 }
 

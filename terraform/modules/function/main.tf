@@ -11,7 +11,7 @@ resource "google_secret_manager_secret_iam_member" "this" {
   for_each = var.secrets # by variable: a name may be known only after apply
 
   project   = var.installation.project
-  secret_id = each.value
+  secret_id = each.value.secret
   role      = "roles/secretmanager.secretAccessor"
   member    = google_service_account.this.member
 }
@@ -54,8 +54,8 @@ resource "google_cloudfunctions2_function" "this" {
       content {
         project_id = var.installation.project
         key        = secret_environment_variables.key
-        secret     = secret_environment_variables.value
-        version    = "latest"
+        secret     = secret_environment_variables.value.secret
+        version    = secret_environment_variables.value.version
       }
     }
 

@@ -51,9 +51,12 @@ variable "environment" {
 }
 
 variable "secrets" {
-  description = "Environment variables with a secret's value, as names of secrets of the project that have a version."
-  type        = map(string)
-  default     = {}
+  description = "Environment variables with a secret's value: the name of a secret of the project, and which of its versions; latest is the newest when an instance starts."
+  type = map(object({
+    secret  = string
+    version = string
+  }))
+  default = {}
 }
 
 variable "ingress" {

@@ -6,6 +6,19 @@ locals {
   # A copy, and not what the server has at the time: that changes with the server, and so would each plan.
   template = jsondecode(file("${path.module}/base-job-template.json"))
 
+  # Prefect's template knows connectors only; Direct VPC egress goes where its connector is.
+  job_body = local.template.job_configuration.job_body
+  task     = local.job_body.template.template
+  vpc_access = jsondecode(var.vpc == null ? jsonencode(local.task.vpcAccess) : jsonencode({
+    egress            = "PRIVATE_RANGES_ONLY"
+    networkInterfaces = [var.vpc]
+  }))
+  job_configuration = merge(local.template.job_configuration, {
+    job_body = merge(local.job_body, {
+      template = merge(local.job_body.template, { template = merge(local.task, { vpcAccess = local.vpc_access }) })
+    })
+  })
+
   # Without a service account here, jobs would run as the default compute identity, and the
   # dispatcher may not act as that.
   defaults = {
@@ -17,6 +30,7 @@ locals {
 
   templates = {
     for pool, defaults in local.defaults : pool => merge(local.template, {
+      job_configuration = local.job_configuration
       variables = merge(local.template.variables, {
         properties = merge(local.template.variables.properties, {
           for name, value in defaults : name => merge(

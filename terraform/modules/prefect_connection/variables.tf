@@ -34,6 +34,16 @@ variable "flow_service_account" {
   type        = string
 }
 
+variable "vpc" {
+  description = "Network and subnetwork by which flows reach a private Prefect server (Direct VPC egress); where jobs may run in several regions, each needs a subnetwork of that name. null: the internet, or a pool's vpc_connector_name."
+  type = object({
+    network    = string
+    subnetwork = string
+    tags       = optional(list(string), [])
+  })
+  default = null
+}
+
 variable "webhook" {
   description = "Whether Prefect is to call the webhook; false where the module's webhook is none."
   type        = bool

@@ -51,9 +51,12 @@ variable "environment" {
 }
 
 variable "secrets" {
-  description = "Environment variables with a secret's value, as names of secrets."
-  type        = map(string)
-  default     = {}
+  description = "Environment variables with a secret's value; see the module function."
+  type = map(object({
+    secret  = string
+    version = string
+  }))
+  default = {}
 }
 
 variable "topic" {

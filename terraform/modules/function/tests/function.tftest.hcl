@@ -22,7 +22,7 @@ variables {
   description = "Takes Prefect's events to the topic flow-runs."
   size        = { cpu = "1", memory = "512Mi", concurrency = 80, max_instances = 3, timeout_seconds = 10 }
   environment = { INSTALL_NAME = "pushpool" }
-  secrets     = { WEBHOOK_SECRETS = "pushpool-webhook-secrets" }
+  secrets     = { WEBHOOK_SECRETS = { secret = "pushpool-webhook-secrets", version = "3" } }
 }
 
 run "an_identity_of_its_own" {
@@ -41,6 +41,11 @@ run "an_identity_of_its_own" {
   assert {
     condition     = google_secret_manager_secret_iam_member.this["WEBHOOK_SECRETS"].secret_id == "pushpool-webhook-secrets" && google_secret_manager_secret_iam_member.this["WEBHOOK_SECRETS"].role == "roles/secretmanager.secretAccessor"
     error_message = "it may read its secrets, each by itself"
+  }
+
+  assert {
+    condition     = google_cloudfunctions2_function.this.service_config[0].secret_environment_variables[0].version == "3"
+    error_message = "a new version of a secret is a new revision of the function"
   }
 
   assert {

@@ -37,6 +37,22 @@ run "planned_again" {
   command = plan
 }
 
+run "flows_in_a_network" {
+  command = plan
+
+  variables {
+    vpc = { network = "default", subnetwork = "jobs" }
+  }
+
+  assert {
+    condition = alltrue([
+      for p in prefect_work_pool.this : jsondecode(p.base_job_template).job_configuration.job_body.template.template.vpcAccess == {
+        egress = "PRIVATE_RANGES_ONLY", networkInterfaces = [{ network = "default", subnetwork = "jobs", tags = [] }]
+      }
+    ])
+    error_message = "flows reach a private server as the functions do"
+  }
+}
 
 run "without_webhook" {
   command = plan

@@ -32,7 +32,7 @@ var endings = []weight[ending]{
 }
 
 // deployments are how often a flow run is of which.
-var deployments = []weight[string]{{"plain", 8}, {"engine", 2}, {"few", 2}, {"queued", 3}, {narrow, 1}}
+var deployments = []weight[string]{{"plain", 7}, {"engine", 2}, {"few", 2}, {"queued", 4}, {narrow, 2}}
 
 // container is what runs in an execution: it does over Prefect's API what a flow's engine does.
 type container struct {

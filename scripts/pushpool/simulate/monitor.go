@@ -165,6 +165,7 @@ func (w *world) checkContainer(fr *flowRun, c prefecttest.Change, k *container) 
 		return
 	}
 	switch {
+	case k.already: // it waited to try again itself; Prefect lets it, even where it was cancelled meanwhile
 	case c.From.Terminal():
 		w.violate(Duplicated, fr.label, "runs again after %s", c.From)
 	case fr.launch != string(k.launch):

@@ -18,6 +18,7 @@ var (
 	seed     = flag.Uint64("seed", 4, "the seed of the first world; the next has the next")
 	flowRuns = flag.Int("flow-runs", 100, "how many flow runs there are in all worlds together")
 	report   = flag.String("report", "", "a file that receives the summary")
+	first    = flag.Bool("until-failure", false, "end with the first world that fails, and do not explain it")
 	shrink   = flag.Bool("shrink", true, "look for the fewest faults that bring a failure about")
 	verbose  = flag.Bool("timeline", false, "print the timeline of the first world")
 )
@@ -44,6 +45,10 @@ func TestNothingIsLostWhateverBreaks(t *testing.T) {
 		s.Add(w)
 		for _, line := range w.Timeline {
 			fmt.Println(line)
+		}
+		if len(w.Violations) > 0 && *first {
+			t.Error(w.Violations[0])
+			break
 		}
 		if len(w.Violations) > 0 {
 			failed++

@@ -35,7 +35,7 @@ const (
 	perDep  = 2         // the limit of one deployment
 
 	narrow   = "narrow" // a work queue of the limited pool
-	perQueue = 1        // its limit
+	perQueue = 2        // its limit
 
 	apiKey        = "pnu_the-key-that-may-show-nowhere"
 	webhookSecret = "the-webhook-secret-that-may-show-nowhere"
@@ -233,7 +233,7 @@ func (of *installation) environ() []string {
 	lease := []string{"75s", "90s", "60s"}[of.deploys%3]
 	return []string{
 		"GOOGLE_CLOUD_PROJECT=" + project, "INSTALL_NAME=" + of.name, "WORK_POOLS=" + strings.Join(of.pools, ","),
-		"REGIONS=" + region + "," + second, "TOPIC_FLOW_RUNS=" + of.name + "-flow-runs", "DEAD_LETTER_TOPIC=" + of.name + "-dead-letter",
+		"REGIONS=" + region + "," + second, "OVERFLOW_REGIONS=" + region + "," + second, "TOPIC_FLOW_RUNS=" + of.name + "-flow-runs", "DEAD_LETTER_TOPIC=" + of.name + "-dead-letter",
 		"TASKS_QUEUE=projects/" + project + "/locations/" + region + "/queues/" + of.name, "TASKS_SERVICE_ACCOUNT=tasks@example.com",
 		"WEBHOOK_SECRETS=" + webhookSecret, "LEDGER=memory", "LEASE=" + lease, "PREFECT_API_URL=http://prefect.test/api",
 		"PREFECT_API_KEY=" + apiKey, "CONTAINER_PREFECT_API_KEY_SECRET=prefect-api-key", "PREFECT_REQUESTS_PER_MINUTE=60000",

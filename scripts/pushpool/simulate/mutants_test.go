@@ -1,0 +1,178 @@
+package simulate
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var mutate = flag.Bool("mutants", false, "build and simulate every mutant; without it only their patches are tried")
+
+// mutantFlowRuns is within how many flow runs a mutant has to be caught.
+const mutantFlowRuns = 10_000
+
+// mutant is the product with one rule of it broken.
+type mutant struct {
+	name     string
+	rule     string // the invariant of the design that it breaks first
+	file     string
+	old, new string
+}
+
+// mutants are built with go build -overlay: the product has no switch for them.
+var mutants = []mutant{
+	{
+		name: "skip the type check", rule: "4, a state is never overwritten",
+		file: "shared/launch/launch.go",
+		old:  "if fr.StateType != flowrun.StateScheduled || fr.StateID != before.StateID {",
+		new:  "if false && before.ID != fr.ID {",
+	},
+	{
+		name: "random transition id", rule: "9, all of it with the ledger lost",
+		file: "shared/launch/launch.go",
+		old:  "TransitionID: string(rec.LaunchID),\n\t\tScheduledTime",
+		new:  "TransitionID: string(flowrun.NewLaunchID(l.cfg.Now().String(), fr.ID, fr.StateID)),\n\t\tScheduledTime",
+	},
+	{
+		name: "ack before record", rule: "2, no flow run is lost",
+		file: "shared/delivery/http.go",
+		old:  "\tw.WriteHeader(res.status)\n",
+		new:  "\tw.WriteHeader(http.StatusNoContent)\n",
+	},
+	{
+		name: "no lease", rule: "1, one execution",
+		file: "shared/flowrun/record.go",
+		old:  "return r.LeaseHolder != \"\" && r.LeaseHolder != holder",
+		new:  "return false && r.LeaseHolder != holder",
+	},
+	{
+		name: "no fence", rule: "4, a state is never overwritten",
+		file: "shared/settle/look.go",
+		old:  "return context.WithTimeout(ctx, rec.LeaseUntil.Sub(s.cfg.Now())-s.cfg.CallTimeout/2)",
+		new:  "return context.WithCancel(ctx)",
+	},
+	{
+		name: "ledger followed instead of Prefect", rule: "9, all of it with the ledger lost",
+		file: "shared/settle/look.go",
+		old:  "\treturn claim(s.cfg.Install, fr.ID, states), nil",
+		new: "\tc := claim(s.cfg.Install, fr.ID, states)\n" +
+			"\treturn Claim{Ours: rec.LaunchID != \"\", LaunchID: rec.LaunchID, ScheduledStateAt: rec.ScheduledStateAt, Started: c.Started, Retried: c.Retried}, nil",
+	},
+	{
+		name: "region changed after an unclear try", rule: "1, one execution",
+		file: "shared/launch/capacity.go",
+		old:  "if !errors.Is(err, errCapacity) && !errors.Is(err, errSlots) {",
+		new:  "if !errors.Is(err, errCapacity) && !errors.Is(err, errSlots) && (err == nil || flowrun.FaultOf(err) != flowrun.Unclear) {",
+	},
+	{
+		name: "verdict not reported", rule: "3, every verdict reaches Prefect",
+		file: "shared/settle/report.go",
+		old:  "if current && due(rec, fr) {",
+		new:  "if false && current && due(rec, fr) {",
+	},
+	{
+		name: `sweep without "ours"`, rule: "5, nothing written to what is not ours",
+		file: "shared/settle/look.go",
+		old:  "c = Claim{Ours: ours,",
+		new:  "c = Claim{Ours: ours || true,",
+	},
+	{
+		name: "force", rule: "4, a state is never overwritten",
+		file: "shared/prefect/state.go",
+		old:  "\t\tState proposedState `json:\"state\"`\n\t}{p.wire()}",
+		new:  "\t\tState proposedState `json:\"state\"`\n\t\tForce bool `json:\"force\"`\n\t}{p.wire(), true}",
+	},
+	{
+		name: "no admission lease", rule: "6, limits of pools and queues",
+		file: "shared/flowrun/gate.go",
+		old:  "if g.held(now) && g.LeaseHolder != holder {",
+		new:  "if false && g.held(now) && g.LeaseHolder != holder {",
+	},
+	{
+		name: "an earlier try is not looked for", rule: "1, one execution",
+		file: "shared/launch/job.go",
+		old:  "earlier := rec.Region != \"\" // a try was made there",
+		new:  "earlier := false",
+	},
+}
+
+// patched returns the mutant's source, and fails where the code that it changes has moved.
+func (m mutant) patched(t *testing.T, root string) string {
+	t.Helper()
+	source, err := os.ReadFile(filepath.Join(root, m.file))
+	if err != nil {
+		t.Fatalf("mutant %q: %v", m.name, err)
+	}
+	if n := strings.Count(string(source), m.old); n != 1 {
+		t.Fatalf("mutant %q: %s has the code that it breaks %d times, not once; change its patch along with the code:\n%s", m.name, m.file, n, m.old)
+	}
+	return strings.Replace(string(source), m.old, m.new, 1)
+}
+
+// TestMutantsAreCaught holds that the simulation notices a product that breaks a rule.
+func TestMutantsAreCaught(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	for _, m := range mutants {
+		source := m.patched(t, root)
+		if !*mutate {
+			continue
+		}
+		s := m.simulate(t, root, source)
+		caught := map[Counter]int{Lost: s.Lost, Duplicated: s.Duplicated, Overwritten: s.Overwritten, OverLimit: s.OverLimit, Unhealed: s.Unhealed}
+		var by []string
+		for _, c := range []Counter{Lost, Duplicated, Overwritten, OverLimit, Unhealed} {
+			if caught[c] > 0 {
+				by = append(by, string(c))
+			}
+		}
+		if len(by) == 0 {
+			t.Errorf("mutant %q was not caught in %d flow runs", m.name, s.FlowRuns)
+		}
+		fmt.Fprintf(&table, "| %-36s | %-40s | %9d | %-24s |\n", m.name, m.rule, s.FlowRuns, strings.Join(by, ", "))
+	}
+	if *mutate {
+		fmt.Printf("\n| %-36s | %-40s | flow runs | %-24s |\n|---|---|---:|---|\n%s\n", "mutant", "invariant", "caught as", table.String())
+	}
+}
+
+// simulate builds the mutant and simulates until something is wrong.
+func (m mutant) simulate(t *testing.T, root, source string) Summary {
+	t.Helper()
+	dir := t.TempDir()
+	file, overlay, binary, report := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "simulate.test"), filepath.Join(dir, "report.json")
+	replaced, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, m.file): file}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{file: []byte(source), overlay: replaced} {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, "./scripts/pushpool/simulate")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("mutant %q: %v\n%s", m.name, err, out)
+	}
+	run := exec.CommandContext(t.Context(), binary, "-test.run=^TestNothingIsLostWhateverBreaks$", "-test.timeout=0", "-until-failure",
+		"-seed=1", fmt.Sprint("-flow-runs=", mutantFlowRuns), "-report="+report)
+	out, failed := run.CombinedOutput()
+	data, err := os.ReadFile(report)
+	if err != nil {
+		t.Fatalf("mutant %q: %v, %v\n%s", m.name, err, failed, out)
+	}
+	var s Summary
+	if err := json.Unmarshal(data, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

@@ -10,6 +10,7 @@ resource "google_project_service" "api" {
     "iam.googleapis.com",
     "logging.googleapis.com",
     "monitoring.googleapis.com",
+    "policytroubleshooter.googleapis.com", # `pushpool doctor` asks it what the identities may do
     "pubsub.googleapis.com",
     "run.googleapis.com",
     "secretmanager.googleapis.com",

@@ -19,8 +19,7 @@ the last tick, audit entries, quotas, permissions of each identity, APIs. Each f
 what to do.
 
 The exit status is 0 where nothing is wrong, 1 where there is a problem, and 2 where there is none but something could not be
-found out. Of your own it takes roles/viewer and roles/iam.securityReviewer on the project, and the API
-policytroubleshooter.googleapis.com.
+found out. Of your own it takes roles/viewer and roles/iam.securityReviewer on the project.
 
 Examples:
 
@@ -45,7 +44,7 @@ func (c *doctorCommand) Run(ctx context.Context) error {
 	}
 	checks := doctor.Checks(in, client, google)
 	done := progress("examining %s; a check takes 45 s at most", in.Project)
-	found := doctor.Examine(ctx, checks, func(string, int) {})
+	found := doctor.Examine(ctx, checks)
 	done()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("examine the installation: %w", context.Cause(ctx))

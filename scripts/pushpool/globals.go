@@ -42,6 +42,25 @@ func printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// progressEvery says again and again on standard error that it goes on, for as long as it does.
+// done ends it.
+func progressEvery(each time.Duration, what string) (done func()) {
+	start, ended := time.Now(), make(chan struct{})
+	go func() {
+		t := time.NewTicker(each)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				fmt.Fprintf(os.Stderr, "· %s: %s\n", time.Since(start).Round(time.Second), what)
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() { close(ended) }
+}
+
 // progress says on standard error what is going on, if it takes longer than two seconds.
 // done ends it.
 func progress(format string, args ...any) (done func()) {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bufio"
+	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -126,4 +129,41 @@ func TestTheShellIsToldWhatFits(t *testing.T) {
 	if got := complete("pushpool request "); len(got) != 0 {
 		t.Errorf("without an installation: %q", got)
 	}
+}
+
+// TestCtrlCEndsTheFollowingAndNotTheFlowRun holds that an interrupted command says what goes on without it.
+func TestCtrlCEndsTheFollowingAndNotTheFlowRun(t *testing.T) {
+	environ := append(os.Environ(), startStack(t)...)
+	cmd := exec.CommandContext(t.Context(), "pushpool", "request", "weather/guide", "--param", "pause_seconds=2", "--wait")
+	cmd.Env = environ
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var printed strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		fmt.Fprintln(&printed, lines.Text())
+		if strings.Contains(lines.Text(), "Running") {
+			break
+		}
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(said.String(), "was Running; it goes on by itself (`pushpool explain ") {
+		t.Errorf("exit status %d, and it said: %s", code, said.String())
+	}
+	id := regexp.MustCompile("[0-9a-f-]{36}").FindString(said.String())
+	within(t, "the flow run did not go on", func() bool {
+		explain := exec.CommandContext(t.Context(), "pushpool", "explain", id)
+		explain.Env = environ
+		text, _ := explain.Output()
+		return strings.Contains(string(text), "It ended COMPLETED")
+	})
 }

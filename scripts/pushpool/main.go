@@ -52,8 +52,12 @@ func main() {
 	k, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(err)
 	err = k.Run()
+	interrupted := ctx.Err() != nil
 	stop()
 	switch {
+	case err != nil && interrupted && errors.Is(err, context.Canceled):
+		fmt.Fprintf(os.Stderr, "pushpool: interrupted: %v\n", err)
+		os.Exit(130) // as shells say it of SIGINT
 	case errors.Is(err, errUnknown):
 		os.Exit(2)
 	case errors.Is(err, errQuiet):

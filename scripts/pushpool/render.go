@@ -39,6 +39,8 @@ func (c *renderCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	done := progress("reading deployment %s and what its job is made of", c.Deployment)
+	defer done()
 	d, err := in.Prefect.FindDeployment(ctx, c.Deployment)
 	if err != nil {
 		return err

@@ -86,6 +86,8 @@ func (c *requestCommand) follow(ctx context.Context, p request.Prefect, key, ui 
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	var first time.Time
+	still := progressEvery(30*time.Second, "no new state of the flow run; Ctrl-C ends the following, not the flow run")
+	defer still()
 	last, err := request.Follow(ctx, p, key, func(u request.Update) {
 		if c.JSON {
 			_ = json.NewEncoder(os.Stdout).Encode(u)
@@ -101,6 +103,10 @@ func (c *requestCommand) follow(ctx context.Context, p request.Prefect, key, ui 
 	case errors.Is(err, request.ErrNoFlowRun):
 		return fmt.Errorf("%w in 30 s although the message was published; see whether the dispatcher runs and what it logs (`pushpool doctor`), "+
 			"and whether the message is a dead letter (`pushpool deadletters list`); it stays in the subscription for 7 days until it is taken", err)
+	case errors.Is(err, context.Canceled) && last.FlowRunID == "":
+		return fmt.Errorf("the request stays published, and its flow run starts by itself: %w", err)
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("the flow run %s was %s; it goes on by itself (`pushpool explain %s`): %w", last.FlowRunID, last.StateName, last.FlowRunID, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the flow run %s was %s when the time was over; it goes on by itself: `pushpool explain %s`", last.FlowRunID, last.StateName, last.FlowRunID)
 	case err != nil:

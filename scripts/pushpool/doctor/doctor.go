@@ -46,26 +46,18 @@ type Check struct {
 // patience bounds one check.
 const patience = 45 * time.Second
 
-// Examine makes all checks at once and returns what they found, in the checks' order. tell
-// hears of each check that ended.
-func Examine(ctx context.Context, checks []Check, tell func(name string, left int)) []Finding {
+// Examine makes all checks at once and returns what they found, in the checks' order.
+func Examine(ctx context.Context, checks []Check) []Finding {
 	found := make([][]Finding, len(checks))
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	left := len(checks)
 	for i, c := range checks {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
-			findings := c.Run(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			left--
-			for j := range findings {
-				findings[j].Check = c.Name
+			found[i] = c.Run(ctx)
+			for j := range found[i] {
+				found[i][j].Check = c.Name
 			}
-			found[i] = findings
-			tell(c.Name, left)
 		})
 	}
 	wg.Wait()

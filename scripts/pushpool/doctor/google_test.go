@@ -266,7 +266,7 @@ func TestEachFindingSaysWhatWhyAndWhatToDo(t *testing.T) {
 		cloud cloud
 		want  []string // status, what, what to do; parts of them
 	}{
-		"APIs are enabled":     {"apis", cloud{}, []string{"ok", "13 APIs are enabled", ""}},
+		"APIs are enabled":     {"apis", cloud{}, []string{"ok", "14 APIs are enabled", ""}},
 		"an API is off":        {"apis", cloud{disabled: []string{"run.googleapis.com"}}, []string{"problem", "not enabled: run.googleapis.com", "gcloud services enable run.googleapis.com --project=p"}},
 		"APIs may not be read": {"apis", cloud{forbidden: "services"}, []string{"unknown", "403 The caller does not have permission", "--role=roles/serviceusage.serviceUsageViewer"}},
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,30 @@ func TestAnExecutionsEndIsTheEndOfAllItsProcesses(t *testing.T) {
 				if time.Now().After(deadline) {
 					t.Fatalf("process %d outlived its container", pid)
 				}
+			}
+		})
+	}
+}
+
+// TestAKilledContainerTellsNobody: none of its processes sees another one die.
+func TestAKilledContainerTellsNobody(t *testing.T) {
+	if _, err := os.Stat("/proc/self/environ"); err != nil {
+		t.Skip("this machine has no /proc to find the process by")
+	}
+	for i := range 5 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			r := start(t, cloudruntest.Options{})
+			if err := r.create(t.Context(), "j", job("sleep 600 | setsid sh -c 'echo up; cat >/dev/null; echo told'")); err != nil {
+				t.Fatal(err)
+			}
+			x := r.until(t, "it is up", func(x cloudruntest.Execution) bool { return len(x.LastLines) > 0 })
+			if err := r.Kill(x.Name); err != nil {
+				t.Fatal(err)
+			}
+			x = r.until(t, "it ended", ended)
+			if slices.Contains(x.LastLines, "told") {
+				t.Errorf("it wrote %q", x.LastLines)
 			}
 		})
 	}

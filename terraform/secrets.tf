@@ -7,23 +7,24 @@ locals {
     webhook-secrets = var.webhook == "none" ? null : var.webhook_secrets
   }
   made = { for key, s in local.wanted : key => s.version if s == null ? false : s.version != null }
-  # By way of the version, so that a function which reads one waits for its value.
-  secret = {
-    for key, s in local.wanted : key => (
-      s == null ? null : s.version == null ? s.secret : reverse(split("/", google_secret_manager_secret_version.this[key].secret))[0]
-    )
-  }
 
-  api_key     = local.secret["api-key"]
-  auth_string = local.secret["auth-string"]
-
-  # What a function is given of a secret. By its number, so that a new value has the function start
-  # anew; of a secret that somebody else fills, the newest at the time of the start.
+  # What a function is given of a secret. By way of the version, so that it waits for the value; by its
+  # number, so that it starts anew with a new one. Of a secret that somebody else fills, the newest
+  # at the time of the start.
   reference = {
-    for key, s in local.wanted : key => (
-      s == null ? null : { secret = local.secret[key], version = s.version == null ? "latest" : google_secret_manager_secret_version.this[key].version }
+    for key, s in { api-key                           = var.prefect_api_key, auth-string = var.prefect_auth_string } : key => (
+      s == null ? null : s.version == null ? { secret = s.secret, version = "latest" } : {
+        secret                                        = reverse(split("/", google_secret_manager_secret_version.this[key].secret))[0]
+        version                                       = google_secret_manager_secret_version.this[key].version
+      }
     )
   }
+  webhook_reference = var.webhook_secrets.version == null ? { secret = var.webhook_secrets.secret, version = "latest" } : one([
+    for v in google_secret_manager_secret_version.webhook : { secret = reverse(split("/", v.secret))[0], version = v.version }
+  ])
+
+  api_key     = try(local.reference["api-key"].secret, null)
+  auth_string = try(local.reference["auth-string"].secret, null)
 }
 
 resource "google_secret_manager_secret" "this" {
@@ -56,20 +57,32 @@ resource "google_secret_manager_secret" "this" {
 }
 
 resource "google_secret_manager_secret_version" "this" {
-  for_each = local.made
+  for_each = { for key, version in local.made : key => version if key != "webhook-secrets" }
 
-  secret = google_secret_manager_secret.this[each.key].id
-  # In another region the webhook has another address, and Prefect's block is written with it. A
-  # secret that is random (examples/quickstart) has to be written in the same apply.
-  secret_data_wo_version = "${each.value} ${var.region}"
-  secret_data_wo = {
-    api-key         = var.prefect_api_key_value
-    auth-string     = var.prefect_auth_string_value
-    webhook-secrets = var.webhook_secrets_value
-  }[each.key]
+  secret                 = google_secret_manager_secret.this[each.key].id
+  secret_data_wo_version = each.value
+  secret_data_wo         = each.key == "api-key" ? var.prefect_api_key_value : var.prefect_auth_string_value
 
   lifecycle {
     # The old version stays until the functions read the new one.
     create_before_destroy = true
   }
+}
+
+resource "google_secret_manager_secret_version" "webhook" {
+  for_each = { for key, version in local.made : key => version if key == "webhook-secrets" }
+
+  secret = google_secret_manager_secret.this[each.key].id
+  # In another region the webhook has another address, and Prefect's block is written with it. A
+  # secret that is random (examples/quickstart) has to be written in the same apply.
+  secret_data_wo_version = "${each.value} ${var.region}"
+  secret_data_wo         = var.webhook_secrets_value
+
+  lifecycle {
+    create_before_destroy = true
+  }
+
+  # What stops a first apply is mostly a grant that the first builds do not see yet. The next apply
+  # would tell Prefect another random secret than the one that is written here: so this comes late.
+  depends_on = [module.dispatcher, module.finalizer, module.reconciler]
 }

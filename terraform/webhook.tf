@@ -26,7 +26,7 @@ module "webhook" {
   description  = "Takes Prefect's events to the topic flow-runs."
   size         = local.webhook
   environment  = local.common_environment
-  secrets      = { WEBHOOK_SECRETS = local.reference["webhook-secrets"] }
+  secrets      = { WEBHOOK_SECRETS = local.webhook_reference }
   ingress      = var.webhook == "public" ? "ALLOW_ALL" : "ALLOW_INTERNAL_ONLY"
 }
 

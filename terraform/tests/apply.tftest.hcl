@@ -55,7 +55,7 @@ run "applied" {
   command = apply
 
   assert {
-    condition     = length(google_secret_manager_secret_version.this) == 3
+    condition     = length(google_secret_manager_secret_version.this) == 2 && length(google_secret_manager_secret_version.webhook) == 1
     error_message = "the three secrets are written"
   }
 }

@@ -181,31 +181,17 @@ func deadLetter(t *testing.T, environ []string) string {
 }
 
 // standIns are commands that the pages name and a test has not, by their words, with the flags that each takes.
-// https://cloud.google.com/sdk/gcloud/reference has gcloud's; TestPrefectHasTheCommandsOfThePages asks Prefect's.
+// TestTheStandInsTakeWhatTheRealCommandsTake asks the real ones.
 var standIns = map[string]map[string][]string{
 	"gcloud": {
-		"logging read":                     {"--project", "--freshness", "--limit", "--order", "--format"},
-		"pubsub topics publish":            {"--project", "--message", "--attribute"},
-		"pubsub subscriptions describe":    {"--project"},
-		"services enable":                  {"--project"},
-		"scheduler jobs describe":          {"--project", "--location"},
-		"scheduler jobs resume":            {"--project", "--location"},
-		"run jobs list":                    {"--project", "--region", "--filter", "--limit"},
-		"run revisions list":               {"--project", "--region", "--service", "--limit"},
-		"run services update-traffic":      {"--project", "--region", "--to-revisions"},
-		"projects add-iam-policy-binding":  {"--member", "--role"},
-		"secrets versions access":          {"--project", "--secret"},
-		"firestore databases describe":     {"--project", "--database"},
-		"logging sinks update":             {"--project", "--no-disabled"},
-		"auth application-default login":   {},
-		"artifacts repositories describe":  {"--project", "--location"},
-		"run jobs executions list":         {"--project", "--region", "--job", "--limit"},
-		"logging sinks describe":           {"--project"},
-		"monitoring dashboards list":       {"--project"},
-		"alpha services quota list":        {"--service", "--consumer"},
-		"beta services identity create":    {"--project", "--service"},
-		"pubsub subscriptions seek":        {"--project", "--time"},
-		"pubsub topics list-subscriptions": {"--project"},
+		"logging read":                  {"--project", "--freshness", "--limit", "--order", "--format"},
+		"pubsub topics publish":         {"--project", "--message", "--attribute"},
+		"pubsub subscriptions describe": {"--project"},
+		"services enable":               {"--project"},
+		"scheduler jobs describe":       {"--project", "--location"},
+		"run jobs list":                 {"--project", "--region", "--filter", "--limit"},
+		"run revisions list":            {"--project", "--region", "--service", "--limit"},
+		"run services update-traffic":   {"--project", "--region", "--to-revisions"},
 	},
 	"terraform": {"init": {"-upgrade"}, "apply": {}, "plan": {}, "destroy": {}, "output": {"-raw"}},
 	"prefect": {
@@ -353,23 +339,31 @@ func anchors(page string) (names []string) {
 	return names
 }
 
-// TestPrefectHasTheCommandsOfThePages holds the stand-in for Prefect's command to the real one.
-func TestPrefectHasTheCommandsOfThePages(t *testing.T) {
-	venv := os.Getenv("PUSHPOOL_TEST_WORKER")
-	if venv == "" {
-		t.Skip("set PUSHPOOL_TEST_WORKER to a virtual environment with Prefect 3")
+// TestTheStandInsTakeWhatTheRealCommandsTake holds the stand-ins to the help of the real ones:
+// PUSHPOOL_TEST_WORKER is a virtual environment with Prefect 3, PUSHPOOL_TEST_GCLOUD the command gcloud.
+func TestTheStandInsTakeWhatTheRealCommandsTake(t *testing.T) {
+	real := map[string]string{"gcloud": os.Getenv("PUSHPOOL_TEST_GCLOUD")}
+	if venv := os.Getenv("PUSHPOOL_TEST_WORKER"); venv != "" {
+		real["prefect"] = filepath.Join(venv, "bin", "prefect")
 	}
-	for words, flags := range standIns["prefect"] {
-		cmd := exec.CommandContext(t.Context(), filepath.Join(venv, "bin", "prefect"), append(strings.Fields(words), "--help")...)
-		cmd.Env = []string{"HOME=" + t.TempDir(), "NO_COLOR=1", "PATH=" + filepath.Join(venv, "bin") + ":/usr/bin:/bin"}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Errorf("prefect %s: %v\n%s", words, err, out)
-		}
-		for _, flag := range flags {
-			if !strings.Contains(string(out), flag) {
-				t.Errorf("prefect %s has no flag %s", words, flag)
+	for name, path := range real {
+		t.Run(name, func(t *testing.T) {
+			if path == "" {
+				t.Skip("the real one is not named")
 			}
-		}
+			for words, flags := range standIns[name] {
+				cmd := exec.CommandContext(t.Context(), path, append(strings.Fields(words), "--help")...)
+				cmd.Env = []string{"HOME=" + t.TempDir(), "NO_COLOR=1", "PATH=" + filepath.Dir(path) + ":/usr/bin:/bin"}
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Errorf("%s %s: %v\n%s", name, words, err, out)
+				}
+				for _, flag := range flags {
+					if !strings.Contains(string(out), flag) {
+						t.Errorf("%s %s has no flag %s", name, words, flag)
+					}
+				}
+			}
+		})
 	}
 }

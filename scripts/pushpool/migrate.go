@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pushpool/pushpool/functions/dispatcher"
+	"github.com/pushpool/pushpool/scripts/pushpool/doctor"
 	"github.com/pushpool/pushpool/scripts/pushpool/migrate"
 	"github.com/pushpool/pushpool/scripts/pushpool/operator"
 	"github.com/pushpool/pushpool/shared/install"
@@ -60,9 +61,18 @@ func (r route) plan(ctx context.Context, in *operator.Installation) (migrate.Pla
 	}
 	done := progress("comparing the jobs of the deployments of work pool %s", r.From)
 	defer done()
-	return migrate.Make(ctx, in.Prefect, r.From, r.To, r.Deployment, in.WorkPools, func(ctx context.Context, d prefect.Deployment, pool string) (string, error) {
+	plan, err := migrate.Make(ctx, in.Prefect, r.From, r.To, r.Deployment, in.WorkPools, func(ctx context.Context, d prefect.Deployment, pool string) (string, error) {
 		return difference(ctx, launcher, flowRunOf(d, pool))
 	})
+	if err != nil {
+		return plan, err
+	}
+	for _, f := range doctor.Connection(in)(ctx) {
+		if f.Status == doctor.Problem && !plan.Create {
+			plan.Warnings = append(plan.Warnings, fmt.Sprintf("%s: %s (%s)", f.What, f.Why, f.Mend))
+		}
+	}
+	return plan, nil
 }
 
 // flowRunOf is a flow run that a deployment might have.
@@ -215,7 +225,7 @@ func (c *migrateSwitchCommand) Run(ctx context.Context) error {
 func tellMoved(w io.Writer, name, pool string, again int) {
 	fmt.Fprintf(w, "moved   %s to work pool %s", name, pool)
 	if again > 0 {
-		fmt.Fprintf(w, "; of its schedules %d flow runs that are due soon were made again", again)
+		fmt.Fprintf(w, "; flow runs of its schedules that are due soon and were made again: %d", again)
 	}
 	fmt.Fprintln(w)
 }

@@ -86,7 +86,9 @@ func deploy(ts *testscript.TestScript, _ bool, args []string) {
 	flow, err := p.CreateFlow(context.Background(), "weather")
 	ts.Check(err)
 	_, err = p.CreateDeployment(context.Background(), prefect.NewDeployment{
-		Name: args[0], FlowID: flow.ID, WorkPool: args[1], WorkQueue: args[2], Schedules: []prefect.Schedule{{Interval: time.Minute}},
+		Name: args[0], FlowID: flow.ID, WorkPool: args[1], WorkQueue: args[2],
+		// The first is due soon, as migrate sees it, and not before a slow machine is done.
+		Schedules: []prefect.Schedule{{Interval: 170 * time.Second}},
 	})
 	ts.Check(err)
 }

@@ -113,7 +113,7 @@ func (c *Client) Deployments(ctx context.Context, pool string) ([]Deployment, er
 	}
 }
 
-// MoveDeployment has a deployment's flow runs created in another work pool and queue from now on. Flow
+// MoveDeployment has a deployment's flow runs created in another work pool and queue, the default one if empty, from now on. Flow
 // runs that exist stay in their queue, but for those that a schedule laid ahead: Prefect deletes the
 // future ones (of 2.20 all that wait), and its scheduler lays new ones within a minute.
 func (c *Client) MoveDeployment(ctx context.Context, id, pool, queue string) error {
@@ -121,7 +121,11 @@ func (c *Client) MoveDeployment(ctx context.Context, id, pool, queue string) err
 	if err != nil {
 		return err
 	}
-	r.method, r.body = http.MethodPatch, map[string]any{"work_pool_name": pool, "work_queue_name": queue}
+	body := map[string]any{"work_pool_name": pool}
+	if queue != "" {
+		body["work_queue_name"] = queue
+	}
+	r.method, r.body = http.MethodPatch, body
 	_, err = c.do(ctx, r, nil)
 	return err
 }

@@ -13,7 +13,7 @@ import (
 func Checks(in *operator.Installation, client *pubsub.Client, google *Google) []Check {
 	checks := []Check{
 		{"prefect", version(in)},
-		{"connection", connection(in)},
+		{"connection", Connection(in)},
 		{"webhook", roundTrip(in)},
 		{"ledger", readLedger(in)},
 		{"subscriptions", subscriptions(in, client, google)},

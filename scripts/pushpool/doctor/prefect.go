@@ -33,8 +33,8 @@ func readBlock(ctx context.Context, in *operator.Installation) (block, error) {
 	return b, err
 }
 
-// connection asks what `pushpool connect` would change.
-func connection(in *operator.Installation) func(context.Context) []Finding {
+// Connection asks what `pushpool connect` would change.
+func Connection(in *operator.Installation) func(context.Context) []Finding {
 	return func(ctx context.Context) []Finding {
 		if in.WebhookURL == "" {
 			return notHere("the installation has no webhook (WEBHOOK_URL is not set); the sweep finds every flow run within a minute")

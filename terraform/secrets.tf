@@ -63,24 +63,17 @@ resource "google_secret_manager_secret_version" "this" {
   secret_data_wo_version = each.value
   secret_data_wo         = each.key == "api-key" ? var.prefect_api_key_value : var.prefect_auth_string_value
 
-  lifecycle {
-    # The old version stays until the functions read the new one.
-    create_before_destroy = true
-  }
+  # The old version stays: instances read it until the functions are there that read the new one.
+  deletion_policy = "ABANDON"
 }
 
 resource "google_secret_manager_secret_version" "webhook" {
   for_each = { for key, version in local.made : key => version if key == "webhook-secrets" }
 
-  secret = google_secret_manager_secret.this[each.key].id
-  # In another region the webhook has another address, and Prefect's block is written with it. A
-  # secret that is random (examples/quickstart) has to be written in the same apply.
-  secret_data_wo_version = "${each.value} ${var.region}"
+  secret                 = google_secret_manager_secret.this[each.key].id
+  secret_data_wo_version = each.value
   secret_data_wo         = var.webhook_secrets_value
-
-  lifecycle {
-    create_before_destroy = true
-  }
+  deletion_policy        = "ABANDON"
 
   # What stops a first apply is mostly a grant that the first builds do not see yet. The next apply
   # would tell Prefect another random secret than the one that is written here: so this comes late.

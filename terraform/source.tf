@@ -48,10 +48,6 @@ resource "google_storage_bucket_object" "source" {
   name   = "source-${data.archive_file.source.output_sha256}.zip"
   source = data.archive_file.source.output_path
 
-  lifecycle {
-    create_before_destroy = true
-  }
-
   # The functions name this object, and so wait for what their builds need.
   depends_on = [
     google_project_iam_member.build_logs,

@@ -9,7 +9,7 @@ variable "project" {
 }
 
 variable "region" {
-  description = "The region of functions, queue and scheduler, and of jobs unless job_regions says otherwise."
+  description = "The region of functions, queue and scheduler, and of jobs unless job_regions says otherwise. It never changes."
   type        = string
 
   validation {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +68,23 @@ func needed(t *testing.T) []string {
 func TestTheArchiveHoldsWhatTheFunctionsNeedAndNothingElse(t *testing.T) {
 	if diff := cmp.Diff(needed(t), packed(t)); diff != "" {
 		t.Errorf("files (-needed +packed):\n%s", diff)
+	}
+}
+
+// A newer one would be another toolchain than the one that everything was tested with; an older one does not build it.
+func TestTheRuntimeIsTheOneOfGoMod(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^go (\d+)\.(\d+)`).FindStringSubmatch(string(text))
+	if line == nil {
+		t.Fatal("go.mod has no go line")
+	}
+	for _, f := range applied(t, installation).of("google_cloudfunctions2_function") {
+		if got := f.block("build_config")["runtime"]; got != "go"+line[1]+line[2] {
+			t.Errorf("%s: runtime %v, go.mod says %s", f.Address, got, line[0])
+		}
 	}
 }
 

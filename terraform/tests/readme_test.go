@@ -85,3 +85,47 @@ func TestTheREADMESaysWhatTheFunctionsTake(t *testing.T) {
 		}
 	}
 }
+
+// Each permission of the module's own roles is in the table of who may do what.
+func TestTheREADMESaysWhoMayDoWhat(t *testing.T) {
+	text := readme(t)
+	for _, role := range applied(t, installation).of("google_project_iam_custom_role") {
+		for _, p := range role.Values["permissions"].([]any) {
+			permission := p.(string)
+			verb := permission[strings.LastIndex(permission, ".")+1:]
+			if !strings.Contains(text, "`"+permission+"`") && !strings.Contains(text, "`"+verb+"`") {
+				t.Errorf("the README does not say who may %s", permission)
+			}
+		}
+	}
+}
+
+// appliers are the roles that whoever applies needs beside editor, which may set no policy: by what the module grants on.
+var appliers = map[string]string{
+	"google_project_iam_member":                      "roles/resourcemanager.projectIamAdmin",
+	"google_project_iam_custom_role":                 "roles/iam.roleAdmin",
+	"google_service_account_iam_member":              "roles/iam.serviceAccountAdmin",
+	"google_artifact_registry_repository_iam_member": "roles/artifactregistry.admin",
+	"google_cloud_run_v2_service_iam_member":         "roles/run.admin",
+	"google_cloud_tasks_queue_iam_member":            "roles/cloudtasks.admin",
+	"google_kms_crypto_key_iam_member":               "roles/cloudkms.admin",
+	"google_logging_log_view_iam_member":             "roles/logging.admin",
+	"google_logging_project_sink":                    "roles/logging.admin",
+	"google_pubsub_subscription_iam_member":          "roles/pubsub.admin",
+	"google_pubsub_topic_iam_member":                 "roles/pubsub.admin",
+	"google_secret_manager_secret_iam_member":        "roles/secretmanager.admin",
+	"google_storage_bucket_iam_member":               "roles/storage.admin",
+}
+
+func TestTheREADMESaysWhatWhoeverAppliesNeeds(t *testing.T) {
+	text := readme(t)
+	for _, r := range applied(t, installation).resources {
+		role := appliers[r.Type]
+		if strings.Contains(r.Type, "_iam_") && role == "" {
+			t.Errorf("%s: say in appliers which role grants it", r.Type)
+		}
+		if !strings.Contains(text, "`"+role+"`") && role != "" {
+			t.Errorf("the README does not say that %s takes %s", r.Type, role)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -62,6 +63,24 @@ func TestSubscriptionsWaitForTheFunction(t *testing.T) {
 	}
 	if pushed != 2 {
 		t.Errorf("%d subscriptions push, want 2", pushed)
+	}
+}
+
+// What is created before it is destroyed has all that it depends on replaced so, too, and names that are taken then stop the apply.
+func TestNothingIsCreatedBeforeItIsDestroyed(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(root, "terraform", "*.tf"))
+	modules, moduleErr := filepath.Glob(filepath.Join(root, "terraform", "modules", "*", "*.tf"))
+	if err != nil || moduleErr != nil || len(files) == 0 || len(modules) == 0 {
+		t.Fatal(err, moduleErr)
+	}
+	for _, name := range append(files, modules...) {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "create_before_destroy") {
+			t.Errorf("%s: create_before_destroy", name)
+		}
 	}
 }
 

@@ -83,8 +83,16 @@ module "prefect" {
   webhook_secret_version = var.webhook_secret_version
 }
 
+# The module enables it, too, but waits for the identity.
+resource "google_project_service" "iam" {
+  service            = "iam.googleapis.com"
+  disable_on_destroy = false
+}
+
 # Each kind of flow has an identity of its own, with what it needs and no more.
 resource "google_service_account" "etl" {
   account_id   = "etl-flows"
   display_name = "Flows of work pool etl"
+
+  depends_on = [google_project_service.iam]
 }

@@ -68,12 +68,20 @@ module "prefect" {
   webhook_secret_version = var.webhook_secret_version
 }
 
+# The module enables it, too, but waits for the channel.
+resource "google_project_service" "monitoring" {
+  service            = "monitoring.googleapis.com"
+  disable_on_destroy = false
+}
+
 resource "google_monitoring_notification_channel" "email" {
   for_each = var.alert_emails
 
   display_name = each.value
   type         = "email"
   labels       = { email_address = each.value }
+
+  depends_on = [google_project_service.monitoring]
 }
 
 check "somebody_is_told" {

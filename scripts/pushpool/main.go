@@ -138,6 +138,7 @@ type demoCommand struct {
 	stackFlags
 	Scenario []int `arg:"" optional:"" help:"The scenarios to show, 1 to 8; all if none is given."`
 	Keep     bool  `help:"Leave everything running at the end, until Ctrl-C, and print the URLs."`
+	Limits   bool  `help:"Show instead how limits of work pools and deployments are kept, alone, beside a second installation, and beside Prefect's own worker: scenarios 1 to 4, which need Python."`
 }
 
 // Help shows examples.
@@ -151,7 +152,11 @@ func (demoCommand) Help() string {
 
 // Run shows the scenarios.
 func (c *demoCommand) Run(ctx context.Context) error {
-	ok, err := demo.Run(ctx, os.Stdout, c.options(), c.Scenario, c.Keep)
+	show := demo.Run
+	if c.Limits {
+		show = demo.RunLimits
+	}
+	ok, err := show(ctx, os.Stdout, c.options(), c.Scenario, c.Keep)
 	if err == nil && !ok {
 		return errQuiet
 	}

@@ -50,6 +50,7 @@ type rig struct {
 		launch.Waiting
 	}
 	cloudRun *cloudrun.Client
+	server   *prefecttest.Server // Prefect, unless it is a real one
 	emulator *cloudruntest.Server
 	budget   *quota.Budget
 	ledger   *fallibleLedger
@@ -80,6 +81,7 @@ func newRigOf(t *testing.T, o cloudruntest.Options, change ...func(*launch.Confi
 	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
 	server := prefecttest.New(prefecttest.Options{Now: r.now, Intercept: r.onPrefect})
 	t.Cleanup(server.Close)
+	r.server = server
 	return r.start(server.URL(), o, change...)
 }
 

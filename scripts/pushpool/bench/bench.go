@@ -29,6 +29,7 @@ var benchmarks = map[string]func(context.Context, *bench) error{
 	"overhead":   overhead,
 	"finalize":   finalize,
 	"process":    process,
+	"look-ahead": lookAhead,
 	"fast-start": fastStart,
 	"throttle":   throttle,
 	"requests":   requests,

@@ -73,16 +73,21 @@ func process(ctx context.Context, b *bench) error {
 	slow.Store(true)
 	done := make(chan error, 1)
 	go func() { done <- s.push(ctx, dispatcher, atOnce) }()
-	var most float64
+	most, err := residentUntil(ctx, dispatcher.Pid(), done)
+	b.figure(fmt.Sprintf("resident, at most, with %d requests at once", atOnce), "MiB", most)
+	return err
+}
+
+// residentUntil returns the most memory that a process takes until done has an error or nil.
+func residentUntil(ctx context.Context, pid int, done <-chan error) (most float64, err error) {
 	for {
 		select {
 		case err := <-done:
-			b.figure(fmt.Sprintf("resident, at most, with %d requests at once", atOnce), "MiB", most)
-			return err
+			return most, err
 		case <-time.After(20 * time.Millisecond):
-			now, err := resident(ctx, dispatcher.Pid())
+			now, err := resident(ctx, pid)
 			if err != nil {
-				return err
+				return most, err
 			}
 			most = max(most, now)
 		}

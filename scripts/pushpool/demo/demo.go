@@ -56,6 +56,10 @@ type result struct {
 // Run shows the scenarios with the given numbers, or all, and reports whether all went as
 // they should. With keep it then waits until ctx ends before it stops the stack.
 func Run(ctx context.Context, out io.Writer, o local.Options, numbers []int, keep bool) (ok bool, err error) {
+	return run(ctx, out, o, scenarios, numbers, keep)
+}
+
+func run(ctx context.Context, out io.Writer, o local.Options, scenarios []scenario, numbers []int, keep bool) (ok bool, err error) {
 	if len(numbers) == 0 {
 		for i := range scenarios {
 			numbers = append(numbers, i+1)

@@ -61,6 +61,13 @@ func (f *Functions) Pid() int {
 	return f.cmd.Process.Pid
 }
 
+// CPU is the processor time that the process took which was started last, and has ended.
+func (f *Functions) CPU() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cmd.ProcessState.UserTime() + f.cmd.ProcessState.SystemTime()
+}
+
 // Start starts the process and waits until it listens.
 func (f *Functions) Start(ctx context.Context) error {
 	self, err := os.Executable()

@@ -47,14 +47,14 @@ func (s *Stack) Environ() []string {
 
 // keepDeadLetters subscribes to the dead-letter topic: a topic by itself keeps nothing.
 func (s *Stack) keepDeadLetters(ctx context.Context) error {
-	client, err := pubsub.NewClient(ctx, Project, deliverytest.ClientOptions(os.Getenv("PUBSUB_EMULATOR_HOST"))...)
+	client, err := pubsub.NewClient(ctx, s.Project, deliverytest.ClientOptions(os.Getenv("PUBSUB_EMULATOR_HOST"))...)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
 	_, err = client.SubscriptionAdminClient.CreateSubscription(ctx, &pubsubpb.Subscription{
-		Name:  fmt.Sprintf("projects/%s/subscriptions/%s", Project, TopicDeadLetter),
-		Topic: fmt.Sprintf("projects/%s/topics/%s", Project, TopicDeadLetter), AckDeadlineSeconds: 60,
+		Name:  fmt.Sprintf("projects/%s/subscriptions/%s", s.Project, TopicDeadLetter),
+		Topic: fmt.Sprintf("projects/%s/topics/%s", s.Project, TopicDeadLetter), AckDeadlineSeconds: 60,
 		MessageRetentionDuration: durationpb.New(7 * 24 * time.Hour),
 	})
 	return err

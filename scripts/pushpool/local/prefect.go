@@ -24,6 +24,9 @@ import (
 // containers have, and what deploys the flow once the work pool is there.
 func (s *Stack) startPrefect(ctx context.Context, root string) (containers []string, deploy func(context.Context) error, err error) {
 	venv, given := "", os.Getenv("PREFECT_API_URL")
+	if s.Beside != nil {
+		given = s.Beside.apiURL
+	}
 	if !s.Embedded && (given == "" || !s.LightFlow) {
 		if venv, err = Venv(ctx, root, Prefect3, s.Python, s.Say); errors.Is(err, errNoPython) {
 			s.Say("%v; going on with a stand-in for the Prefect server and the flow", err)
@@ -45,6 +48,9 @@ func (s *Stack) startPrefect(ctx context.Context, root string) (containers []str
 		s.note("Prefect", given)
 		containers, err = s.lightContainers(weather)
 		deploy = s.deployEmbedded
+		if s.Beside != nil { // it deployed them
+			deploy = func(context.Context) error { return nil }
+		}
 	default:
 		err = s.startServer(ctx, venv)
 		containers = []string{
@@ -110,6 +116,9 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 	s.note("Prefect", strings.TrimSuffix(s.apiURL, "/api"))
 	return s.healthy(ctx, ended, log.Name())
 }
+
+// APIURL is the base URL of Prefect's API.
+func (s *Stack) APIURL() string { return s.apiURL }
 
 // healthy waits until the server answers. On a slow machine its first start takes a minute.
 func (s *Stack) healthy(ctx context.Context, ended chan struct{}, log string) error {

@@ -44,14 +44,19 @@ const (
 	TopicLifecycle  = "lifecycle"
 
 	// Automation is the Prefect automation that calls the webhook.
-	Automation = "pushpool"
+	Automation = Install
 )
+
+// besides are project and name of an installation beside another.
+const besides = "second"
 
 // secret is the webhook's. Everything listens on the loopback interface only.
 const secret = "the-local-stack-has-no-secrets"
 
 // Options of a stack.
 type Options struct {
+	// Beside is another installation, whose Prefect and work pool this one shares; nil: none.
+	Beside *Stack
 	// Embedded uses stand-ins for the Prefect server and the flow: no Python.
 	Embedded bool
 	// LightFlow uses the stand-in for the flow with a real server: it starts in milliseconds.
@@ -89,16 +94,21 @@ type Options struct {
 // Stack is a running local installation.
 type Stack struct {
 	Options
+	// Project and Name are the installation's.
+	Project, Name string
+
 	Prefect   *prefect.Client
 	CloudRun  *cloudruntest.Server // nil where CLOUD_RUN_EMULATOR_HOST names another
+	Tasks     *timertest.Server    // nil where CLOUD_TASKS_EMULATOR_HOST names another
 	Functions *Functions
 	FlowRuns  *publish.Topic
 
-	apiURL string
-	push   string // host:port of the functions for pushes
-	dir    string
-	urls   [][2]string
-	close  []func()
+	apiURL     string
+	containers []string // environment of theirs
+	push       string   // host:port of the functions for pushes
+	dir        string
+	urls       [][2]string
+	close      []func()
 	// onPush and onCall inject faults; see OnPush and OnCall.
 	onPush atomic.Pointer[func(deliverytest.Push) deliverytest.Fault]
 	onCall atomic.Pointer[func(method string, phase cloudruntest.Phase) error]
@@ -120,7 +130,10 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &Stack{Options: o, dir: dir}
+	s = &Stack{Options: o, dir: dir, Project: Project, Name: Install}
+	if o.Beside != nil {
+		s.Project, s.Name = besides, besides
+	}
 	s.later(func() { _ = os.RemoveAll(dir) })
 	defer func() {
 		if err != nil {
@@ -134,6 +147,7 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 		}
 	}
 	containers, deploy, err := s.startPrefect(ctx, root)
+	s.containers = containers
 	if err != nil {
 		return s, err
 	}
@@ -193,18 +207,19 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 			return nil, err
 		}
 		s.later(server.Close)
+		s.Tasks = server
 		tasks = server.Addr()
 	}
 	s.note("Cloud Tasks", "CLOUD_TASKS_EMULATOR_HOST="+tasks)
 	set("CLOUD_TASKS_EMULATOR_HOST", tasks)
 
-	client, err := pubsub.NewClient(context.WithoutCancel(ctx), Project, deliverytest.ClientOptions(pubsubAddr)...)
+	client, err := pubsub.NewClient(context.WithoutCancel(ctx), s.Project, deliverytest.ClientOptions(pubsubAddr)...)
 	if err != nil {
 		return nil, err
 	}
 	s.later(func() { _ = client.Close() })
 	// The others come with their subscriptions; to this one nobody is subscribed.
-	_, err = client.TopicAdminClient.CreateTopic(ctx, &pubsubpb.Topic{Name: "projects/" + Project + "/topics/" + TopicLifecycle})
+	_, err = client.TopicAdminClient.CreateTopic(ctx, &pubsubpb.Topic{Name: "projects/" + s.Project + "/topics/" + TopicLifecycle})
 	if err != nil && status.Code(err) != codes.AlreadyExists {
 		return nil, fmt.Errorf("create the topic %s: %w", TopicLifecycle, err)
 	}
@@ -248,11 +263,11 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 		set("FIRESTORE_EMULATOR_HOST", host)
 	}
 	set("LEDGER", ledger)
-	set("GOOGLE_CLOUD_PROJECT", Project)
-	set("INSTALL_NAME", Install)
+	set("GOOGLE_CLOUD_PROJECT", s.Project)
+	set("INSTALL_NAME", s.Name)
 	set("WORK_POOLS", WorkPool)
 	set("REGIONS", Region)
-	set("TASKS_QUEUE", fmt.Sprintf("projects/%s/locations/%s/queues/pushpool", Project, Region))
+	set("TASKS_QUEUE", fmt.Sprintf("projects/%s/locations/%s/queues/pushpool", s.Project, Region))
 	set("DEAD_LETTER_TOPIC", TopicDeadLetter)
 	set("TOPIC_LIFECYCLE", TopicLifecycle)
 	set("WEBHOOK_SECRETS", secret)
@@ -280,7 +295,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 func (s *Stack) subscribe(ctx context.Context) error {
 	for topic, function := range map[string]string{TopicFlowRuns: "dispatcher", TopicExecutions: "finalizer"} {
 		pusher, err := deliverytest.NewPusher(ctx, deliverytest.PusherOptions{
-			Addr: os.Getenv("PUBSUB_EMULATOR_HOST"), Project: Project, Topic: topic, Subscription: topic,
+			Addr: os.Getenv("PUBSUB_EMULATOR_HOST"), Project: s.Project, Topic: topic, Subscription: topic,
 			Endpoint: "http://" + s.push + "/" + function, MinBackoff: time.Second, MaxBackoff: 10 * time.Second,
 			MaxAttempts: 100, DeadLetterTopic: TopicDeadLetter, Timeout: 90 * time.Second,
 			Fault: func(p deliverytest.Push) deliverytest.Fault {
@@ -312,7 +327,7 @@ func (s *Stack) setUpPrefect(ctx context.Context) error {
 		return err
 	}
 	err = s.Prefect.EnsureWebhook(ctx, prefect.WebhookSetup{
-		BlockName: "pushpool", AutomationName: Automation, URL: s.Functions.URL("webhook"), Secret: secret, WorkPools: []string{WorkPool},
+		BlockName: s.Name, AutomationName: s.Name, URL: s.Functions.URL("webhook"), Secret: secret, WorkPools: []string{WorkPool},
 	})
 	if err != nil && flowrun.FaultOf(err) == flowrun.Permanent { // a server without events
 		s.Say("%v", err)
@@ -403,7 +418,7 @@ func (s *Stack) Describe() string {
 func (s *Stack) Ask() string {
 	request := base64.StdEncoding.EncodeToString([]byte(`{"deployment": "weather/guide", "parameters": {"city": "Madrid"}}`))
 	return fmt.Sprintf(`curl http://%s/v1/projects/%s/topics/%s:publish -d '{"messages": [{"data": "%s"}]}'`,
-		os.Getenv("PUBSUB_EMULATOR_HOST"), Project, TopicFlowRuns, request)
+		os.Getenv("PUBSUB_EMULATOR_HOST"), s.Project, TopicFlowRuns, request)
 }
 
 // Root returns the folder of this repository's clone, above the working directory.

@@ -158,6 +158,13 @@ func (s *Server) DeleteTask(_ context.Context, r *cloudtaskspb.DeleteTaskRequest
 	return &emptypb.Empty{}, nil
 }
 
+// Waiting is how many tasks have still to fire.
+func (s *Server) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tasks)
+}
+
 // ListTasks returns all tasks of a queue, by name, in one page.
 func (s *Server) ListTasks(_ context.Context, r *cloudtaskspb.ListTasksRequest) (*cloudtaskspb.ListTasksResponse, error) {
 	s.mu.Lock()

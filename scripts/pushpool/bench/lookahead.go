@@ -1,0 +1,97 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pushpool/pushpool/scripts/pushpool/local"
+	"github.com/pushpool/pushpool/shared/prefect"
+)
+
+// lookAhead has the reconciler, alone in a process that has just started, set the timers of
+// flow runs that are due soon: so many that a stand-in for Prefect's server has to hold them.
+func lookAhead(ctx context.Context, b *bench) error {
+	for _, count := range []int{1000, 5000, 10_000} {
+		if err := lookAheadAt(ctx, b, count); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func lookAheadAt(ctx context.Context, b *bench, count int) error {
+	s, err := b.start(ctx, func(o *local.Options) {
+		o.Embedded = true
+		o.SweepEvery = time.Hour // this benchmark's own sweep is the only one
+	})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	s.Functions.Stop()
+	port, err := local.FreePort(ctx)
+	if err != nil {
+		return err
+	}
+	reconciler := s.Functions.Only("reconciler", fmt.Sprintf("127.0.0.1:%d", port))
+	if err := s.waiting(ctx, count); err != nil {
+		return err
+	}
+	if err := reconciler.Start(ctx); err != nil {
+		return err
+	}
+	defer reconciler.Stop()
+	sweep := make(chan error, 1)
+	begin := time.Now()
+	go func() { sweep <- post(ctx, reconciler.URL("reconciler")) }()
+	most, err := residentUntil(ctx, reconciler.Pid(), sweep)
+	took := time.Since(begin)
+	if err != nil {
+		return err
+	}
+	if timers := s.Tasks.Waiting(); timers != count {
+		return fmt.Errorf("the sweep set %d timers for %d flow runs", timers, count)
+	}
+	b.figure(fmt.Sprintf("%d flow runs due soon: sweep", count), "s", took.Seconds())
+	reconciler.Stop()
+	b.figure(fmt.Sprintf("%d flow runs due soon: the process's own processor time, for each", count), "ms", reconciler.CPU().Seconds()*1000/float64(count))
+	b.figure(fmt.Sprintf("%d flow runs due soon: resident, at most", count), "MiB", most)
+	return nil
+}
+
+// waiting creates flow runs that are due within the look-ahead.
+func (s *stack) waiting(ctx context.Context, count int) error {
+	parameters := map[string]any{"city": "Berlin", "comment": uuid.NewString()}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	due := time.Now().Add(140 * time.Second)
+	for i := range count {
+		g.Go(func() error {
+			at := due.Add(time.Duration(i) * time.Millisecond / 2)
+			_, _, err := s.Prefect.CreateFlowRun(ctx, s.guide.ID, prefect.NewFlowRun{ScheduledTime: &at, Parameters: parameters})
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+func post(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"path"
@@ -114,7 +115,7 @@ func (w *world) creates(r *runpb.CreateJobRequest, f fault) *runpb.CreateJobRequ
 		chance := w.dice.of("job " + f.name)
 		j = &job{
 			id: r.GetJobId(), flowRun: w.flowRun(labels[cloudrun.LabelFlowRun]), launch: flowrun.LaunchID(labels[cloudrun.LabelLaunch]),
-			ready: between(chance, time.Second, 8*time.Second), start: between(chance, time.Second, 5*time.Second),
+			ready: between(chance, time.Second, cmp.Or(w.readyAtMost, 8*time.Second)), start: between(chance, time.Second, 5*time.Second),
 		}
 		w.add(j)
 	}

@@ -31,6 +31,8 @@ type Options struct {
 
 	only    map[string]bool // the faults that may strike; nil: all
 	without map[string]bool // flow runs that do not come
+	// readyAtMost is the longest that a job takes to be ready; 0 means 8 s. Its start takes 1 to 5 s more.
+	readyAtMost time.Duration
 }
 
 // World is what became of a world.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
@@ -365,5 +366,40 @@ func TestTheStandInsTakeWhatTheRealCommandsTake(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTroubleshootingQuotesWhatIsSaid holds the page's tables to the messages that Prefect shows and to what `pushpool explain` prints.
+func TestTroubleshootingQuotesWhatIsSaid(t *testing.T) {
+	page := read(t, filepath.Join(docs, "troubleshooting.md"))
+	for _, o := range []flowrun.Outcome{
+		{Kind: flowrun.Succeeded}, {Kind: flowrun.ExitCode, ExitCode: 1}, {Kind: flowrun.Signal, Signal: 9}, {Kind: flowrun.OutOfMemory}, {Kind: flowrun.TimedOut},
+		{Kind: flowrun.Image}, {Kind: flowrun.Secret}, {Kind: flowrun.Permission}, {Kind: flowrun.Cancelled}, {Kind: flowrun.Deleted}, {Kind: flowrun.Platform},
+	} {
+		begins, _, _ := strings.Cut(o.Message(), ". ")
+		begins = strings.Replace(begins, "code 1", "code N", 1)
+		if row := fmt.Sprintf("| `%s` | %s. |", o.Kind, begins); !strings.Contains(page, row) {
+			t.Errorf("it does not have %q", row)
+		}
+	}
+	said := read(t, "explain/answer.go")
+	quoting, quoted := false, 0
+	for line := range strings.Lines(page) {
+		cells := strings.Split(line, " | ")
+		first := strings.TrimPrefix(cells[0], "| ")
+		switch {
+		case !strings.HasPrefix(line, "|"):
+			quoting = false
+		case first == "`explain` says":
+			quoting = true
+		case quoting && !strings.HasPrefix(line, "|---"):
+			quoted++
+			if !strings.Contains(strings.ToLower(said), strings.ToLower(first)) {
+				t.Errorf("explain does not say %q", first)
+			}
+		}
+	}
+	if quoted < 10 {
+		t.Errorf("only %d rows were found", quoted)
 	}
 }

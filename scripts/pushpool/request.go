@@ -83,12 +83,10 @@ func (c *requestCommand) Run(ctx context.Context) error {
 }
 
 func (c *requestCommand) follow(ctx context.Context, p request.Prefect, key, ui string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
 	var first time.Time
 	still := progressEvery(30*time.Second, "no new state of the flow run; Ctrl-C ends the following, not the flow run")
 	defer still()
-	last, err := request.Follow(ctx, p, key, func(u request.Update) {
+	last, err := request.Follow(ctx, p, key, c.Timeout, func(u request.Update) {
 		if c.JSON {
 			_ = json.NewEncoder(os.Stdout).Encode(u)
 			return

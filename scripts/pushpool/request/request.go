@@ -117,8 +117,8 @@ var ErrNoFlowRun = errors.New("no flow run has come of the request")
 
 // Follow waits for the flow run of an idempotency key and calls each for every state that it
 // takes, until it is final; it returns the last. The error is ErrNoFlowRun where after 30 s
-// there is none.
-func Follow(ctx context.Context, p Prefect, key string, each func(Update)) (last Update, err error) {
+// there is none, and context.DeadlineExceeded after the time out, which no call is cut off by.
+func Follow(ctx context.Context, p Prefect, key string, timeout time.Duration, each func(Update)) (last Update, err error) {
 	started := time.Now()
 	var fr prefect.FlowRun
 	seen := map[string]bool{}
@@ -151,8 +151,12 @@ func Follow(ctx context.Context, p Prefect, key string, each func(Update)) (last
 				return last, nil
 			}
 		}
+		left := timeout - time.Since(started)
+		if left <= 0 {
+			return last, context.DeadlineExceeded
+		}
 		select {
-		case <-time.After(interval):
+		case <-time.After(min(interval, left)):
 		case <-ctx.Done():
 			return last, ctx.Err()
 		}

@@ -146,7 +146,7 @@ func deploymentLimit(t *testing.T, p *prefectServer) {
 	if !expected[bool](p, limitHolds) {
 		return
 	}
-	p.rule(t, limitHolds, func(t *testing.T) { deploymentSlots(t, p); slotSooner(t, p) })
+	p.rule(t, limitHolds, func(t *testing.T) { deploymentSlots(t, p); slotSooner(t, p); line(t, p) })
 	p.rule(t, slotIsLeased, func(t *testing.T) {
 		one := 1
 		f := p.create(t, p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one}).ID, prefect.NewFlowRun{})
@@ -218,6 +218,49 @@ func slotSooner(t *testing.T, p *prefectServer) {
 	p.set(t, second, prefect.Proposal{Type: pending, ScheduledTime: &at})
 	if a := p.set(t, second, prefect.Proposal{Type: running}); a.Status != prefect.StatusAccept {
 		t.Errorf("RUNNING is answered with %s, %s", a.Status, a.Delay)
+	}
+}
+
+// line holds what waking a deployment's line builds on: those that were told to wait are listed
+// with their state, the oldest first whatever the order of their claims, and not among those that
+// may start; and the work pool tells how many slots it has left.
+func line(t *testing.T, p *prefectServer) {
+	one := 1
+	d := p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one})
+	p.admin(t, http.MethodPatch, "/work_pools/"+url.PathEscape(d.WorkPoolName), map[string]any{"concurrency_limit": 2}, nil)
+	var ids []string
+	for range 3 {
+		ids = append(ids, p.create(t, d.ID, prefect.NewFlowRun{}).ID)
+	}
+	for _, n := range []int{0, 2, 1} {
+		p.set(t, ids[n], prefect.Proposal{Type: pending})
+	}
+	waiting, err := p.FlowRuns(t.Context(), prefect.Filter{
+		WorkPools: []string{d.WorkPoolName}, DeploymentIDs: []string{d.ID}, StateTypes: []prefect.StateType{scheduled},
+		ScheduledBefore: time.Now().Add(35 * time.Second), Sort: prefect.OldestFirst,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, fr := range waiting {
+		got = append(got, fr.ID)
+		if fr.StateName != prefect.AwaitingSlot || fr.State == nil || fr.State.ID != fr.StateID || fr.WorkQueueID == "" {
+			t.Errorf("flow run %s is listed as %s, with state %+v, of queue %q", fr.ID, fr.StateName, fr.State, fr.WorkQueueID)
+		}
+	}
+	if diff := cmp.Diff(ids[1:], got); diff != "" {
+		t.Errorf("the line (-want +got):\n%s", diff)
+	}
+	if may, err := p.ScheduledFlowRuns(t.Context(), d.WorkPoolName, time.Now(), 10); err != nil || len(may) > 0 {
+		t.Errorf("%d flow runs may start (%v)", len(may), err)
+	}
+	slots, err := p.FreeSlots(t.Context(), d.WorkPoolName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if take := slots.Take(waiting); len(take) != 1 || take[0].ID != ids[1] {
+		t.Errorf("the pool of 2, with one taken, has slots for %d of those that wait", len(take))
 	}
 }
 

@@ -62,6 +62,11 @@ run "smallest" {
   }
 
   assert {
+    condition     = length(google_cloud_scheduler_job.sweep.retry_config) == 1
+    error_message = "an answer with the defaults would be a change in every plan"
+  }
+
+  assert {
     condition     = google_cloud_scheduler_job.sweep.http_target[0].oidc_token[0].audience == module.reconciler.uri
     error_message = "Cloud Run refuses a token for another audience"
   }

@@ -77,7 +77,7 @@ func TestWhatIsWrongIsSaidOnceForAllFunctions(t *testing.T) {
 	// Every kind of value, and a secret among them.
 	_, err := functions.Make("", install.Surroundings{Log: io.Discard, Environ: append(slices.Clone(subscriber),
 		"INSTALL_NAME=No Name", "WEBHOOK_SECRETS=hunter2", "PREFECT_API_KEY=pnu_hunter2", "PREFECT_API_AUTH_STRING=hunter2",
-		"LEASE=soon", "MAX_DELIVERY_ATTEMPTS=many", "PREFECT_CLIENT_CUSTOM_HEADERS=hunter2", "LOOK_AT_MOST=0s", "LOG_LEVEL=LOUD",
+		"LEASE=soon", "MAX_DELIVERY_ATTEMPTS=many", "PREFECT_CLIENT_CUSTOM_HEADERS=hunter2", "KEEP_JOBS_FOR=-1s", "LOG_LEVEL=LOUD",
 	)})
 	if err == nil {
 		t.Fatal("all of it was taken")
@@ -96,7 +96,7 @@ func TestWhatIsWrongIsSaidOnceForAllFunctions(t *testing.T) {
 	const three, four = "(dispatcher, finalizer, reconciler)", "(webhook, dispatcher, finalizer, reconciler)"
 	want := map[string]string{
 		"INSTALL_NAME": four, "LOG_LEVEL": four, "WEBHOOK_SECRETS": "(webhook)", "PREFECT_API_AUTH_STRING": three, "LEASE": three,
-		"MAX_DELIVERY_ATTEMPTS": "(dispatcher, finalizer)", "PREFECT_CLIENT_CUSTOM_HEADERS": three, "LOOK_AT_MOST": "(reconciler)",
+		"MAX_DELIVERY_ATTEMPTS": "(dispatcher, finalizer)", "PREFECT_CLIENT_CUSTOM_HEADERS": three, "KEEP_JOBS_FOR": "(reconciler)",
 		"CONTAINER_PREFECT_API_KEY_SECRET": "(dispatcher)", "CONTAINER_PREFECT_API_AUTH_STRING_SECRET": "(dispatcher)",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -41,6 +41,7 @@ var arrows = map[string]struct{ shared, clients []string }{
 	"settle":    {shared: adapters},
 	"launch":    {shared: append([]string{"settle"}, adapters...)},
 	"lookahead": {shared: adapters},
+	"sweep":     {shared: append([]string{"settle", "lookahead"}, adapters...)},
 	// What the functions' wire.go have in common.
 	"install": {shared: append([]string{"settle", "launch", "lifecycle"}, adapters...), clients: []string{"pubsub", "cloudtasks", "firestore", "run", "logging"}},
 }

@@ -37,7 +37,7 @@ resource "google_firestore_field" "unindexed" {
   for_each = merge([
     for collection, fields in {
       flowRuns  = ["previous", "reason", "report", "resources", "retried", "retries", "leaseHolder", "leaseUntil"]
-      workPools = ["leaseHolder", "leaseUntil", "sweepHolder", "sweepUntil"]
+      workPools = ["leaseHolder", "leaseUntil"]
       regions   = ["slots", "spans", "last"]
     } : { for field in fields : "${collection}/${field}" => { collection = collection, field = field } }
   ]...)

@@ -32,6 +32,7 @@ type command struct {
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
+	Sweep sweepCommand `cmd:"" help:"Show what differs between Prefect, Cloud Run and the ledger, and what the reconciler would do about it."`
 	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
 
 	Completion completions `cmd:"" help:"Print what has the shell complete this command."`

@@ -42,6 +42,10 @@ const (
 	LabelInstall = "pushpool-install"
 	// LabelRetries holds the launch's flowrun.Retries.
 	LabelRetries = "pushpool-retries"
+
+	// annotationKeep marks a job that is not to be deleted. It is none of the labels, of which
+	// a job has 64 at most.
+	annotationKeep = "pushpool-keep-job"
 )
 
 // JobName is the full name of a job.
@@ -148,11 +152,33 @@ type Job struct {
 	CreateTime time.Time
 	// Etag is the version of the job; see Client.UpdateJob.
 	Etag string
-	// Reconciling: the job is not ready yet, its execution not started.
+	// Reconciling: the job is not ready yet, its execution not started. Waiting is what Cloud
+	// Run says it waits for; it may be empty.
 	Reconciling bool
+	Waiting     string
 	// Failure is why the job can never start its execution; nil where it can.
 	Failure *flowrun.Outcome
+	// Keep: somebody asked to have the job kept after its execution ended.
+	Keep bool
+	// Latest is the execution that the job started last; its name is empty where it started
+	// none. Listings tell it too, and so what is alive without a call for each execution.
+	Latest struct {
+		Execution string // the last part of the name
+		Completed time.Time
+	}
 }
+
+// Ended reports when the job's last execution ended. A job that can never start one has ended
+// when it was created.
+func (j Job) Ended() (at time.Time, ended bool) {
+	if j.Failure != nil {
+		return j.CreateTime, true
+	}
+	return j.Latest.Completed, !j.Latest.Completed.IsZero()
+}
+
+// Alive reports whether the execution that the job started last has not ended.
+func (j Job) Alive() bool { return j.Latest.Execution != "" && j.Latest.Completed.IsZero() }
 
 // Execution is what launching and settling need to know of an execution.
 type Execution struct {
@@ -245,6 +271,14 @@ func SetLabels(j *runpb.Job, labels map[string]string) {
 	}
 	maps.Copy(j.Labels, labels)
 	maps.Copy(j.Template.Labels, labels)
+}
+
+// SetKeep marks the job as one that is not to be deleted when its execution has ended.
+func SetKeep(j *runpb.Job) {
+	if j.Annotations == nil {
+		j.Annotations = map[string]string{}
+	}
+	j.Annotations[annotationKeep] = "true"
 }
 
 // Job reads a job. Fault NotFound where there is none.

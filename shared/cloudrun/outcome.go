@@ -1,6 +1,7 @@
 package cloudrun
 
 import (
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -127,6 +128,13 @@ func job(j *runpb.Job) Job {
 	out := Job{Labels: j.GetLabels(), Etag: j.GetEtag(), CreateTime: at(j.GetCreateTime()), Reconciling: j.GetReconciling()}
 	if len(p) == 6 {
 		out.Name = JobName{p[1], p[3], p[5]}
+	}
+	out.Keep = j.GetAnnotations()[annotationKeep] == "true"
+	if x := j.GetLatestCreatedExecution(); x != nil {
+		out.Latest.Execution, out.Latest.Completed = path.Base(x.GetName()), at(x.GetCompletionTime())
+	}
+	if out.Reconciling {
+		out.Waiting = j.GetTerminalCondition().GetMessage()
 	}
 	if t := j.GetTerminalCondition(); t.GetState() == runpb.Condition_CONDITION_FAILED {
 		reason := t.GetReason().String()

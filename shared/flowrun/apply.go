@@ -243,6 +243,9 @@ func (e Cancelling) apply(r Record, now time.Time) (Record, error) {
 type Abandon struct {
 	Holder string
 	Reason string
+	// Outcome is the verdict where it is reached already, and Reason its text: then what
+	// Cloud Run says of the execution that we stopped is not. Empty: the end tells.
+	Outcome OutcomeKind
 }
 
 func (e Abandon) apply(r Record, _ time.Time) (Record, error) {
@@ -252,7 +255,10 @@ func (e Abandon) apply(r Record, _ time.Time) (Record, error) {
 	if r.Status.Over() {
 		return r, ErrDone
 	}
-	r.Status, r.Reason = StatusAbandoned, e.Reason
+	if r.Status == StatusAbandoned && r.Outcome != "" {
+		return r, ErrDone // the verdict stands
+	}
+	r.Status, r.Reason, r.Outcome = StatusAbandoned, e.Reason, e.Outcome
 	return r, nil
 }
 
@@ -266,6 +272,17 @@ func (e Missing) apply(r Record, now time.Time) (Record, error) {
 	if r.MissingSince.IsZero() {
 		r.MissingSince = now
 	}
+	return r, nil
+}
+
+// Foreign notes that the flow run, in the state with that id, is somebody else's.
+type Foreign struct{ Holder, StateID string }
+
+func (e Foreign) apply(r Record, _ time.Time) (Record, error) {
+	if !r.heldBy(e.Holder) {
+		return r, ErrLost
+	}
+	r.ForeignStateID = e.StateID
 	return r, nil
 }
 

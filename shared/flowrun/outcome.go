@@ -15,6 +15,7 @@ const (
 	Permission  OutcomeKind = "permission"    // an identity lacks a permission, not about image or secret
 	Cancelled   OutcomeKind = "cancelled"     // somebody cancelled the execution
 	Deleted     OutcomeKind = "deleted"       // the execution or its job is gone
+	NotStarted  OutcomeKind = "not_started"   // the flow run did not get to RUNNING before the start deadline
 	Platform    OutcomeKind = "platform"      // anything else
 )
 

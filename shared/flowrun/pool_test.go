@@ -58,14 +58,14 @@ func TestAPoolNeverLosesThatItHasToBeAskedAgain(t *testing.T) {
 }
 
 func TestReleaseGivesTheAdmissionBackWhateverWasAsked(t *testing.T) {
-	swept := flowrun.Pool{Name: "p", SweepHolder: "s", SweepUntil: now, HeartbeatAt: now}
-	held := swept
+	free := flowrun.Pool{Name: "p", HeartbeatAt: now}
+	held := free
 	held.LeaseHolder, held.LeaseUntil, held.Again = "a", now.Add(time.Minute), true
 	for name, tt := range map[string]struct {
 		holder string
 		want   flowrun.Pool
 	}{
-		"the holder's lease is over, and nothing is owed": {"a", swept},
+		"the holder's lease is over, and nothing is owed": {"a", free},
 		"another's lease is left alone":                   {"b", held},
 		"nobody holds it by no name":                      {"", held},
 	} {
@@ -79,30 +79,31 @@ func TestReleaseGivesTheAdmissionBackWhateverWasAsked(t *testing.T) {
 	}
 }
 
-func TestOneSweepOfAPoolAtATime(t *testing.T) {
+func TestOneSweepAtATime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p, at := flowrun.Pool{Name: "p", Gate: flowrun.Gate{LeaseHolder: "a", LeaseUntil: now, Again: true}}, now
-		sweeping, until := "", time.Time{}
+		s, at := flowrun.Sweep{}, now
+		sweeping, until, count := "", time.Time{}, 0
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			at = at.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds")) * time.Second)
 			holder := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "holder")
 			if rapid.Bool().Draw(t, "sweep") {
 				var granted bool
-				p, granted = p.Sweep(holder, at.Add(time.Minute), at)
+				s, granted = s.Begin(holder, at.Add(time.Minute), at)
 				if free := sweeping == "" || sweeping == holder || !at.Before(until); granted != free {
 					t.Fatalf("granted to %s is %t while %q sweeps until %s", holder, granted, sweeping, until)
 				}
 				if granted {
 					sweeping, until = holder, at.Add(time.Minute)
+					count++
 				}
 			} else {
-				p = p.Swept(holder)
+				s = s.End(holder)
 				if sweeping == holder {
 					sweeping, until = "", time.Time{}
 				}
 			}
-			want := flowrun.Pool{Name: "p", Gate: flowrun.Gate{LeaseHolder: "a", LeaseUntil: now, Again: true}, SweepHolder: sweeping, SweepUntil: until}
-			if diff := cmp.Diff(want, p); diff != "" {
+			want := flowrun.Sweep{LeaseHolder: sweeping, LeaseUntil: until, Count: count}
+			if diff := cmp.Diff(want, s); diff != "" {
 				t.Fatal(diff)
 			}
 		}

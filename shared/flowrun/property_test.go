@@ -58,6 +58,7 @@ func drawEvent(t *rapid.T, at time.Time, launches int) flowrun.Event {
 		flowrun.Cancelling{Holder: holder},
 		flowrun.Abandon{Holder: holder, Reason: "abandoned"},
 		flowrun.Missing{Holder: holder},
+		flowrun.Foreign{Holder: holder, StateID: "s"},
 		flowrun.Ended{Holder: holder, LaunchID: id, ExecutionName: execution, Outcome: flowrun.Outcome{Kind: flowrun.ExitCode}, EndedAt: at, Report: report},
 		flowrun.Reported{Holder: holder, LaunchID: id},
 		flowrun.Released{Holder: holder, At: at.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Hour}).Draw(t, "release"))},
@@ -88,6 +89,8 @@ func holderOf(e flowrun.Event) string {
 	case flowrun.Abandon:
 		return e.Holder
 	case flowrun.Missing:
+		return e.Holder
+	case flowrun.Foreign:
 		return e.Holder
 	case flowrun.Ended:
 		return e.Holder

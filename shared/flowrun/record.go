@@ -76,7 +76,7 @@ type Launch struct {
 	JobName       string `firestore:"jobName"`
 	ExecutionName string `firestore:"executionName"`
 
-	// Outcome and Reason are the verdict; Report is what Prefect is to be told of it, nil if nothing.
+	// Outcome and Reason are the verdict, of an abandoned launch the one it will have, or why; Report is what Prefect is to be told of it, nil if nothing.
 	Outcome    OutcomeKind `firestore:"outcome"`
 	Reason     string      `firestore:"reason"`
 	Report     *Report     `firestore:"report"`
@@ -112,6 +112,10 @@ func (l Launch) Unreported() bool {
 	return (l.Status == StatusFinished || l.Status == StatusRejected) && l.ReportedAt.IsZero()
 }
 
+// Open reports whether something is left to be done about the launch: it is not over, or
+// its verdict was not carried to its end.
+func (l Launch) Open() bool { return !l.Status.Over() || l.Unreported() }
+
 // Record is what the ledger holds of one flow run. Its embedded Launch is the current
 // one, or the candidate until Prefect accepted its PENDING.
 type Record struct {
@@ -127,6 +131,9 @@ type Record struct {
 
 	// Previous holds the last launches before this one, newest first, at most maxPrevious.
 	Previous []Launch `firestore:"previous"`
+	// ForeignStateID is the state in which the flow run was found to be somebody else's: as
+	// long as it has that one, nobody has to ask Prefect again.
+	ForeignStateID string `firestore:"foreignStateID"`
 	// ExpireAt is when the ledger may forget the flow run; zero while a launch is not reported.
 	ExpireAt time.Time `firestore:"expireAt,omitempty"`
 }
@@ -156,27 +163,6 @@ func (r Record) Leased(holder string, now time.Time) bool {
 type Pool struct {
 	Name string `firestore:"name"`
 	Gate
-	// The sweep's lease: one sweep of a pool at a time.
-	SweepHolder string    `firestore:"sweepHolder"`
-	SweepUntil  time.Time `firestore:"sweepUntil"`
 	// HeartbeatAt is when Prefect was last told that the pool is served.
 	HeartbeatAt time.Time `firestore:"heartbeatAt"`
-}
-
-// Sweep takes the sweep's lease for holder until the given time. granted is false while
-// somebody else holds it.
-func (p Pool) Sweep(holder string, until, now time.Time) (pool Pool, granted bool) {
-	if p.SweepHolder != "" && p.SweepHolder != holder && now.Before(p.SweepUntil) {
-		return p, false
-	}
-	p.SweepHolder, p.SweepUntil = holder, until
-	return p, true
-}
-
-// Swept gives the sweep's lease back, if holder still has it.
-func (p Pool) Swept(holder string) Pool {
-	if p.SweepHolder == holder {
-		p.SweepHolder, p.SweepUntil = "", time.Time{}
-	}
-	return p
 }

@@ -15,7 +15,7 @@ type RetryKind = string
 // the same way.
 const (
 	RetryPlatform    RetryKind = "platform"      // Cloud Run failed and names no reason
-	RetryStart       RetryKind = "start"         // image, secret or permission kept it from starting
+	RetryStart       RetryKind = "start"         // image, secret, permission or the start deadline kept it from starting
 	RetryOutOfMemory RetryKind = "out_of_memory" // with twice the memory
 	RetryExitCode    RetryKind = "exit_code"
 	RetrySignal      RetryKind = "signal"
@@ -31,7 +31,7 @@ const MaxRetries = 10
 // Retry returns the budget that an end of this kind uses; "" where there is none.
 func (k OutcomeKind) Retry() RetryKind {
 	switch k {
-	case Image, Secret, Permission:
+	case Image, Secret, Permission, NotStarted:
 		return RetryStart
 	case Platform, OutOfMemory, ExitCode, Signal, TimedOut:
 		return RetryKind(k)

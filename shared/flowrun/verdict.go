@@ -131,6 +131,9 @@ func (o Outcome) explain() (cause, todo string) {
 	case Deleted:
 		return "The execution or its job was deleted while the flow run was under way.",
 			"The project's audit log says who did: google.cloud.run.v2.Jobs.DeleteJob or Executions.DeleteExecution. Run the flow again if that was not intended."
+	case NotStarted:
+		return "The flow run did not get to RUNNING in time, and its launch was stopped.",
+			"Its last log lines, or Cloud Run's words, tell what it waited for; where starting takes that long, raise the installation's START_DEADLINE."
 	case Platform:
 	}
 	return "The execution failed for a reason that Cloud Run does not name.", "Run the flow again; if it repeats, read the execution's page."

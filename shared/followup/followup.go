@@ -50,6 +50,11 @@ func (s *Sender) DispatchAt(ctx context.Context, flowRunID string, at time.Time,
 	return s.timer.At(ctx, at, flowRunID+" "+cause, message.EncodeDispatch(message.Dispatch{FlowRunID: flowRunID}))
 }
 
+// WakeAt is Wake at a time. cause tells timers of the same time apart.
+func (s *Sender) WakeAt(ctx context.Context, w message.Wake, at time.Time, cause string) error {
+	return s.timer.At(ctx, at, "wake "+w.WorkPool+" "+w.DeploymentID+" "+cause, message.EncodeWake(w))
+}
+
 // Freed tells that a slot of the work pool and of the deployment came free; either may be
 // empty. Where nobody waits for one, nothing is sent.
 func (s *Sender) Freed(ctx context.Context, workPool, deploymentID string) error {

@@ -146,6 +146,9 @@ type Deadlines struct {
 	ReportGrace time.Duration `env:"REPORT_GRACE" envDefault:"30s" expect:"a duration such as 30s"`
 	// GoneAfter is how long an execution has to be missing before it counts as gone.
 	GoneAfter time.Duration `env:"GONE_AFTER" envDefault:"30s" expect:"a duration such as 30s"`
+	// StartDeadline is how long a launch may take to get its flow run to RUNNING. The first
+	// start of a large image takes minutes, and so may a flow's pull steps.
+	StartDeadline time.Duration `env:"START_DEADLINE" envDefault:"15m" expect:"a duration of 1m or more, such as 15m"`
 }
 
 // Retrying says how often flow runs are launched again for how their executions end, where
@@ -195,6 +198,9 @@ func (d Deadlines) Validate() error {
 	var errs []error
 	if d.Lease < 45*time.Second {
 		errs = append(errs, Invalid[Deadlines]("LEASE", d.Lease.String()))
+	}
+	if d.StartDeadline < time.Minute {
+		errs = append(errs, Invalid[Deadlines]("START_DEADLINE", d.StartDeadline.String()))
 	}
 	if d.LookAhead <= 0 {
 		errs = append(errs, Invalid[Deadlines]("LOOK_AHEAD", d.LookAhead.String()))

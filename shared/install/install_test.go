@@ -49,7 +49,7 @@ func TestDefaultsAreWhatADeployedInstallationNeeds(t *testing.T) {
 				APIURL: "https://prefect.example.com/api", APIKey: "pnu_x", CustomHeaders: map[string]string{"X-Team": "etl"}, RequestsPerMinute: 500,
 			},
 			Deadlines: install.Deadlines{
-				Lease: 75 * time.Second, LookAhead: 150 * time.Second, CancelGrace: time.Minute, ReportGrace: 30 * time.Second, GoneAfter: 30 * time.Second,
+				Lease: 75 * time.Second, LookAhead: 150 * time.Second, CancelGrace: time.Minute, ReportGrace: 30 * time.Second, GoneAfter: 30 * time.Second, StartDeadline: 15 * time.Minute,
 			},
 			Retrying: install.Retrying{
 				Retries:    install.JSONObject{"platform": json.Number("3"), "start": json.Number("2"), "out_of_memory": json.Number("1")},

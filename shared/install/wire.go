@@ -118,6 +118,8 @@ type Clients struct {
 	Settler  *settle.Settler
 	// Budget is Cloud Run's quotas, kept by all functions and instances together.
 	Budget *quota.Budget
+	// SettleConfig is what Settler was made with.
+	SettleConfig settle.Config
 }
 
 // NewClients makes the clients of an installation.
@@ -156,13 +158,15 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 			return clients, err
 		}
 	}
-	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, settle.Config{
+	clients.SettleConfig = settle.Config{
 		Projects: AllProjects(common, c), Install: common.ID(), Regions: c.Regions,
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
-		Retries: c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions,
+		StartDeadline: c.StartDeadline,
+		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions,
 		Lines: lines, Logs: clients.Prefect, Now: time.Now, Random: s.Random,
-	})
+	}
+	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, clients.SettleConfig)
 	return clients, nil
 }
 

@@ -170,6 +170,9 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 		most = min(most, l.cfg.Policy.Memory)
 	}
 	cloudrun.GrowMemory(body, rec.Retried[flowrun.RetryOutOfMemory], most)
+	if r.KeepJob {
+		cloudrun.SetKeep(body)
+	}
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
 	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID, options.Retries))
 	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}

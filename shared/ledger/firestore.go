@@ -22,8 +22,9 @@ const (
 	regionsCollection   = "regions"
 
 	deploymentsCollection = "deployments"
+	sweepsCollection      = "sweeps"
 
-	unreportedSince = "unreportedSince" // the field of stored
+	open = "open" // the field of stored
 )
 
 // callTimeout bounds one call to Firestore, transactions with their retries included.
@@ -38,18 +39,12 @@ func NewFirestore(client *firestore.Client) *Firestore { return &Firestore{clien
 // stored is a record as Firestore holds it: with what queries need beside it.
 type stored struct {
 	flowrun.Record
-	// UnreportedSince is FinishedAt while Record.Unreported says so, and is not there at all
-	// otherwise: Firestore cannot ask for "no time", and one field needs no composite index.
-	UnreportedSince time.Time `firestore:"unreportedSince,omitempty"`
+	// Open is what Record.Open says, and is not there at all where that is false: one field
+	// needs no composite index, and closed records no entry in it.
+	Open bool `firestore:"open,omitempty"`
 }
 
-func encode(r flowrun.Record) any {
-	s := stored{Record: r}
-	if r.Unreported() {
-		s.UnreportedSince = r.FinishedAt
-	}
-	return s
-}
+func encode(r flowrun.Record) any { return stored{Record: r, Open: r.Open()} }
 
 // Get implements Ledger.
 func (f *Firestore) Get(ctx context.Context, flowRunID string) (flowrun.Record, error) {
@@ -108,6 +103,12 @@ func plain[T any](name func(*T)) func(*firestore.DocumentSnapshot, error) (T, er
 	}
 }
 
+// UpdateSweep implements Ledger.
+func (f *Firestore) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
+	return update(ctx, f.client, f.client.Collection(sweepsCollection).Doc("current"), plain(func(*flowrun.Sweep) {}), change,
+		func(s flowrun.Sweep) any { return s })
+}
+
 // update reads, changes and writes one document in a transaction.
 func update[T any](ctx context.Context, client *firestore.Client, ref *firestore.DocumentRef,
 	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
@@ -136,12 +137,11 @@ func update[T any](ctx context.Context, client *firestore.Client, ref *firestore
 	return result, refused
 }
 
-// Unreported implements Ledger.
-func (f *Firestore) Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
+// Open implements Ledger.
+func (f *Firestore) Open(ctx context.Context) ([]flowrun.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	docs := f.client.Collection(flowRunsCollection).Where(unreportedSince, "<", before).
-		OrderBy(unreportedSince, firestore.Asc).Limit(limit).Documents(ctx)
+	docs := f.client.Collection(flowRunsCollection).Where(open, "==", true).Documents(ctx)
 	defer docs.Stop()
 	var found []flowrun.Record
 	for {
@@ -150,7 +150,7 @@ func (f *Firestore) Unreported(ctx context.Context, before time.Time, limit int)
 			return found, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("query unreported verdicts in the ledger: %w", err)
+			return nil, fmt.Errorf("query what is open in the ledger: %w", err)
 		}
 		r, err := decode(doc.Ref.ID, doc, nil)
 		if err != nil {
@@ -179,15 +179,6 @@ func (f *Firestore) ByExecution(ctx context.Context, name string) (flowrun.Recor
 }
 
 func decode(flowRunID string, doc *firestore.DocumentSnapshot, err error) (flowrun.Record, error) {
-	var s stored
-	if status.Code(err) != codes.NotFound {
-		if err != nil {
-			return flowrun.Record{}, err
-		}
-		if err := doc.DataTo(&s); err != nil {
-			return flowrun.Record{}, err
-		}
-	}
-	s.FlowRunID = flowRunID
-	return s.Record, nil
+	s, err := plain(func(s *stored) { s.FlowRunID = flowRunID })(doc, err)
+	return s.Record, err
 }

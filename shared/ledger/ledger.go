@@ -3,7 +3,6 @@ package ledger
 
 import (
 	"context"
-	"time"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
@@ -17,9 +16,9 @@ type Ledger interface {
 	// was written. change may be called several times; where it fails nothing is written
 	// and its error is returned as it is, with the record as it stands.
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
-	// Unreported returns at most limit records whose verdict Prefect has not been told,
-	// reached before the given time, the oldest verdict first.
-	Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error)
+	// Open returns all records of which Record.Open says that something is left to be done,
+	// in any order: as many as there are flow runs under way, and no more.
+	Open(ctx context.Context) ([]flowrun.Record, error)
 	// ByExecution returns the record of the execution with that full name; found is false
 	// where the ledger knows none.
 	ByExecution(ctx context.Context, name string) (r flowrun.Record, found bool, err error)
@@ -29,4 +28,6 @@ type Ledger interface {
 	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 	// UpdateDeployment is Update for the state of a deployment.
 	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
+	// UpdateSweep is Update for the state of the installation's sweep.
+	UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error)
 }

@@ -1,12 +1,10 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
@@ -14,12 +12,12 @@ import (
 // Memory is a ledger in one process's memory: for tests and for one machine. It is lost
 // with the process, which the system survives.
 type Memory struct {
-	mu      sync.Mutex
-	records map[string]flowrun.Record
-	pools   map[string]flowrun.Pool
-	regions map[string]flowrun.Region
-
+	mu          sync.Mutex
+	records     map[string]flowrun.Record
+	pools       map[string]flowrun.Pool
+	regions     map[string]flowrun.Region
 	deployments map[string]flowrun.Deployment
+	sweep       flowrun.Sweep
 }
 
 // NewMemory returns an empty ledger.
@@ -53,19 +51,15 @@ func (m *Memory) Update(ctx context.Context, flowRunID string, change func(flowr
 	return after, nil
 }
 
-// Unreported implements Ledger.
-func (m *Memory) Unreported(_ context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
+// Open implements Ledger.
+func (m *Memory) Open(context.Context) ([]flowrun.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	found := slices.DeleteFunc(slices.Collect(maps.Values(m.records)), func(r flowrun.Record) bool {
-		return !r.Unreported() || !r.FinishedAt.Before(before)
-	})
-	slices.SortFunc(found, func(a, b flowrun.Record) int {
-		return cmp.Or(a.FinishedAt.Compare(b.FinishedAt), cmp.Compare(a.FlowRunID, b.FlowRunID))
-	})
-	found = found[:min(limit, len(found))]
-	for i, r := range found {
-		found[i] = clone(r)
+	var found []flowrun.Record
+	for _, r := range m.records {
+		if r.Open() {
+			found = append(found, clone(r))
+		}
 	}
 	return found, nil
 }
@@ -114,6 +108,21 @@ func updated[T any](ctx context.Context, m *Memory, in map[string]T, key string,
 		return before, err
 	}
 	in[key] = own(after)
+	return after, nil
+}
+
+// UpdateSweep implements Ledger.
+func (m *Memory) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
+	if err := ctx.Err(); err != nil {
+		return flowrun.Sweep{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	after, err := change(m.sweep)
+	if err != nil {
+		return m.sweep, err
+	}
+	m.sweep = after
 	return after, nil
 }
 

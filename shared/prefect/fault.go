@@ -30,6 +30,8 @@ func (c *Client) classify(r request, resp *http.Response) *failure {
 	case s == http.StatusNotFound || s == http.StatusMethodNotAllowed:
 		// The answer of a router, not of an object's owner: taking it for "deleted" would drop flow runs.
 		f.Fault, f.Hint = flowrun.Refused, notTheAPI
+	case s == http.StatusGone && fromPrefect:
+		f.Fault = flowrun.NotFound
 	case s >= 300 && s <= 399:
 		f.Fault = flowrun.Refused
 		f.Err = fmt.Errorf("status %d, to %q", s, resp.Header.Get("Location"))

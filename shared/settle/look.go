@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -94,6 +95,18 @@ type found struct {
 	missing   bool
 	execution *cloudrun.Execution // alive or ended
 	ended     *Ending
+	waiting   string // what a job that has not started its execution waits for, if Cloud Run says
+}
+
+// waits says what a launch that is alive waits for.
+func (f found) waits() string {
+	switch {
+	case f.execution != nil:
+		return fmt.Sprintf("its execution %s runs, and no flow in it reported to Prefect", f.execution.Name.Execution)
+	case f.waiting != "":
+		return "its job is not ready. Cloud Run says: " + f.waiting
+	}
+	return "its job is not ready, and Cloud Run does not say why"
 }
 
 // find looks for the launch's execution, in its region or, where that is unknown, in all.
@@ -202,7 +215,7 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 		}}, nil
 	}
 	if job.Reconciling {
-		return found{}, nil
+		return found{waiting: job.Waiting}, nil
 	}
 	return found{missing: true}, nil // a job that is ready and whose execution was deleted
 }
@@ -279,7 +292,7 @@ func (s *Settler) later(ctx context.Context, rec flowrun.Record, at time.Time, c
 func view(fr prefect.FlowRun) flowrun.View {
 	v := flowrun.View{
 		StateType: fr.StateType, StateName: fr.StateName, StateAt: stateAt(fr),
-		RetryInProcess: fr.RetryType() == "in_process",
+		RetryInProcess: fr.RetryType() == prefect.RetryInProcess,
 	}
 	v.Suspended = fr.State != nil && fr.State.Details.PauseReschedule
 	return v

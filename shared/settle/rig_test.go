@@ -37,6 +37,7 @@ const (
 	lease, callTimeout       = 75 * time.Second, 20 * time.Second
 	grace                    = 30 * time.Second // of reports, and until gone is believed
 	cancelGrace              = time.Minute
+	startDeadline            = 15 * time.Minute
 )
 
 // rig is Prefect's rules, some of Cloud Run, a ledger and a settler between them.
@@ -53,6 +54,7 @@ type rig struct {
 	settler  *settle.Settler
 	apiURL   string
 	told     atomic.Int32 // proposals of the settler
+	calls    atomic.Int32 // of the settler to Prefect
 	down     atomic.Bool  // Prefect, to the settler's proposals
 	log      bytes.Buffer
 }
@@ -66,14 +68,14 @@ func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
 	server := prefecttest.New(prefecttest.Options{Now: r.now})
 	t.Cleanup(server.Close)
 	r.apiURL = server.URL()
-	client := func() *prefect.Client {
+	client := func(onCall func(method, path string, status int, took time.Duration)) *prefect.Client {
 		c, err := prefect.New(prefect.Config{
-			APIURL: r.apiURL, RequestsPerMinute: 60_000, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+			APIURL: r.apiURL, RequestsPerMinute: 60_000, OnCall: onCall, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		})
 		r.must(err)
 		return c
 	}
-	r.people, r.prefect = client(), client()
+	r.people, r.prefect = client(nil), client(func(string, string, int, time.Duration) { r.calls.Add(1) })
 	r.must(r.people.CreateWorkPool(t.Context(), "etl", "cloud-run-v2", nil))
 	flow, err := r.people.CreateFlow(t.Context(), "flow")
 	r.must(err)
@@ -81,7 +83,7 @@ func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
 	r.must(err)
 	cfg := settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
-		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, Executions: r.cloudRun.list, Now: r.now,
+		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, StartDeadline: startDeadline, Executions: r.cloudRun.list, Now: r.now,
 	}
 	for _, c := range change {
 		c(&cfg)

@@ -68,6 +68,8 @@ type Config struct {
 	CancelGrace time.Duration
 	// GoneAfter is how long after the first look a missing execution has to be missing still.
 	GoneAfter time.Duration
+	// StartDeadline is how long a flow run may be PENDING before its launch is given up; 0: for ever.
+	StartDeadline time.Duration
 	// Retries are those of launches whose own are not known: the ledger was lost, and nothing
 	// of the launch is left that holds them.
 	Retries flowrun.Retries
@@ -132,7 +134,7 @@ func (s *Settler) Look(ctx context.Context, holder, flowRunID string) error {
 }
 
 func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *Ending) (err error) {
-	rec, err := s.apply(ctx, flowRunID, flowrun.Taken{Lease: flowrun.Lease{Holder: holder, Until: s.cfg.Now().Add(s.cfg.Lease)}})
+	rec, err := s.take(ctx, holder, flowRunID)
 	if err != nil {
 		return err
 	}
@@ -181,7 +183,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 		if fr.StateType == flowrun.StateCancelling && c.Ours {
 			return s.cancelled(ctx, fr)
 		}
-		return nil
+		return s.foreign(ctx, holder, rec, fr, c)
 	}
 	f, rec, err := s.find(ctx, holder, rec, fr.Name)
 	if err != nil {
@@ -200,6 +202,9 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 func (s *Settler) conclude(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim, e Ending) error {
 	v := view(fr)
 	v.Current = c.Ours && e.LaunchID == c.LaunchID
+	if rec.Status == flowrun.StatusAbandoned && rec.Outcome != "" && e.LaunchID == rec.LaunchID {
+		e.Outcome = flowrun.Outcome{Kind: rec.Outcome, Text: rec.Reason} // its end is our doing
+	}
 	now := s.cfg.Now()
 	endedAt := e.EndedAt
 	if endedAt.IsZero() {
@@ -257,8 +262,14 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 	now := s.cfg.Now()
 	lost := rec.ClaimedAt.IsZero() // by the ledger, which follows Prefect since
 	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed && (!lost || !Made(fr, rec.LaunchID)) {
-		// The launch was interrupted: resume it, which makes nothing that is there already.
-		return s.messages.Dispatch(ctx, rec.FlowRunID)
+		if !s.late(fr) {
+			// The launch was interrupted: resume it, which makes nothing that is there already.
+			return s.messages.Dispatch(ctx, rec.FlowRunID)
+		}
+		var err error
+		if rec, err = s.abandon(ctx, holder, rec, s.notStarted("no job could be created; the dispatcher's log lines tell why"), flowrun.NotStarted); err != nil {
+			return err
+		}
 	}
 	// Only a ledger that has seen the claim knows that nothing was tried.
 	attempted := rec.Region != "" || lost
@@ -295,10 +306,19 @@ func (s *Settler) alive(ctx context.Context, holder string, rec flowrun.Record, 
 	switch {
 	case fr.StateType == flowrun.StateCancelling && c.Ours:
 		return s.cancel(ctx, holder, rec, c, f)
-	case fr.StateType == flowrun.StateScheduled && fr.RetryType() == "in_process":
+	case fr.StateType == flowrun.StateScheduled && fr.RetryType() == prefect.RetryInProcess:
 		return nil // the container waits and tries again itself
 	case fr.StateType == flowrun.StateScheduled:
-		return s.stop(ctx, holder, rec, f, "the flow run is to be launched anew")
+		return s.stop(ctx, holder, rec, f, "the flow run is to be launched anew", "")
+	case fr.StateType == flowrun.StatePending && c.Ours && s.late(fr):
+		return s.stop(ctx, holder, rec, f, s.notStarted(f.waits()), flowrun.NotStarted)
+	case fr.StateType == flowrun.StateCrashed, fr.StateType == flowrun.StateCancelled:
+		// Never because it completed or failed: its container may be cleaning up.
+		if s.outlived(fr) {
+			return s.stop(ctx, holder, rec, f, "the flow run is "+string(fr.StateType), "")
+		}
+	case !fr.StateType.Terminal() && !c.Ours:
+		return s.stop(ctx, holder, rec, f, "somebody else launched the flow run", "")
 	}
 	return nil
 }
@@ -314,7 +334,7 @@ func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record,
 	if c.Started && f.execution != nil && f.execution.ListensForCancellation() && s.cfg.Now().Before(until) {
 		return s.messages.DispatchAt(ctx, rec.FlowRunID, until, "cancel")
 	}
-	err = s.stop(ctx, holder, rec, f, "the flow run was cancelled")
+	err = s.stop(ctx, holder, rec, f, "the flow run was cancelled", "")
 	if errors.Is(err, ErrWait) {
 		return nil // its end is an event, and the sweep looks too
 	}
@@ -322,9 +342,10 @@ func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record,
 }
 
 // stop abandons the launch and stops what it made. It returns ErrWait: the execution's end is still to come.
-func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f found, why string) error {
-	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Abandon{Holder: holder, Reason: why})
-	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+// outcome is the verdict where it is reached by that.
+func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f found, why string, outcome flowrun.OutcomeKind) error {
+	rec, err := s.abandon(ctx, holder, rec, why, outcome)
+	if err != nil {
 		return err
 	}
 	if f.execution != nil {
@@ -359,7 +380,7 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 			return err
 		}
 		if !f.missing && f.ended == nil {
-			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect"); !errors.Is(err, ErrWait) {
+			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect", ""); !errors.Is(err, ErrWait) {
 				return err
 			}
 			return nil

@@ -168,13 +168,13 @@ var asked = map[string][]string{
 	"run.JobsClient.CreateJob":             {"run.jobs.create", "run.jobs.run"},
 	"run.JobsClient.GetJob":                {"run.jobs.get"},
 	"run.JobsClient.ListJobs":              {"run.jobs.list"},
+	"run.JobIterator.Next":                 {"run.jobs.list"},
 	"run.JobsClient.RunJob":                {"run.jobs.run", "run.jobs.runWithOverrides"},
 	"run.JobsClient.UpdateJob":             {"run.jobs.update", "run.jobs.run"},
 	"run.JobsClient.DeleteJob":             {"run.jobs.delete"},
 	"run.ExecutionsClient.GetExecution":    {"run.executions.get"},
 	"run.ExecutionsClient.ListExecutions":  {"run.executions.list"},
 	"run.ExecutionIterator.Next":           {"run.executions.list"},
-	"run.JobIterator.Next":                 {"run.jobs.list"},
 	"run.ExecutionsClient.CancelExecution": {"run.executions.cancel"},
 	"run.TasksClient.GetTask":              {"run.tasks.get"},
 	"run.TasksClient.ListTasks":            {"run.tasks.list"},
@@ -227,7 +227,6 @@ var roles = map[string][]string{
 
 // unasked are permissions that no method names, with the reason why they are granted.
 var unasked = map[string]string{
-	"run.jobs.list":             "jobs to be deleted are found by listing all",
 	"datastore.entities.delete": "part of the narrowest role that reads and writes",
 	"datastore.entities.list":   "likewise",
 

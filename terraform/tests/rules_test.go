@@ -87,7 +87,7 @@ func TestNothingIsCreatedBeforeItIsDestroyed(t *testing.T) {
 // logs are the strings in the functions' code: messages and keys of log lines are among them.
 func logs(t *testing.T) map[string]bool {
 	t.Helper()
-	found := map[string]bool{"repaired": true, "found": true, "dispatch": true} // agreed upon, and not written yet
+	found := map[string]bool{}
 	for _, dir := range []string{"functions", "shared"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {

@@ -203,10 +203,12 @@ func (l *ledgerCalls) UpdateDeployment(ctx context.Context, id string, change fu
 	})
 }
 
-func (l *ledgerCalls) Unreported(ctx context.Context, before time.Time, limit int) ([]flowrun.Record, error) {
-	return onLedger(ctx, l, "ledger unreported", "", func(ctx context.Context, _ bool) ([]flowrun.Record, error) {
-		return l.now().Unreported(ctx, before, limit)
-	})
+func (l *ledgerCalls) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
+	return onLedger(ctx, l, "ledger sweep", "", func(ctx context.Context, _ bool) (flowrun.Sweep, error) { return l.now().UpdateSweep(ctx, change) })
+}
+
+func (l *ledgerCalls) Open(ctx context.Context) ([]flowrun.Record, error) {
+	return onLedger(ctx, l, "ledger open", "", func(ctx context.Context, _ bool) ([]flowrun.Record, error) { return l.now().Open(ctx) })
 }
 
 func (l *ledgerCalls) ByExecution(ctx context.Context, execution string) (flowrun.Record, bool, error) {

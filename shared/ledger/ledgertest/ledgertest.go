@@ -4,7 +4,6 @@ package ledgertest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
 	"strconv"
 	"testing"
@@ -28,18 +27,18 @@ var errRefused = errors.New("refused")
 func Run(t *testing.T, open func(*testing.T) ledger.Ledger) {
 	for name, test := range map[string]func(*testing.T, ledger.Ledger){
 		"a flow run that is not known has a record with its id alone": testUnknown,
-		"every field comes back":                             testRoundTrip,
-		"an update replaces the whole record":                testReplace,
-		"a refused change leaves all as it is":               testRefused,
-		"a cancelled context changes nothing":                testCancelled,
-		"concurrent updates lose nothing":                    testConcurrent,
-		"nobody shares what is stored":                       testShared,
-		"unreported: verdicts that Prefect was not told":     testUnreported,
-		"unreported: the oldest first, as many as asked for": testUnreportedLimit,
-		"by execution: the current launch's":                 testByExecution,
-		"pools: updated like records":                        testPool,
-		"regions: updated like records":                      testRegion,
-		"deployments: updated like records":                  testDeployment,
+		"every field comes back":                      testRoundTrip,
+		"an update replaces the whole record":         testReplace,
+		"a refused change leaves all as it is":        testRefused,
+		"a cancelled context changes nothing":         testCancelled,
+		"concurrent updates lose nothing":             testConcurrent,
+		"nobody shares what is stored":                testShared,
+		"open: what is not over, or was not reported": testOpen,
+		"by execution: the current launch's":          testByExecution,
+		"pools: updated like records":                 testPool,
+		"regions: updated like records":               testRegion,
+		"the sweep: updated like records":             testSweep,
+		"deployments: updated like records":           testDeployment,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -67,7 +66,7 @@ func full(id string) flowrun.Record {
 	return flowrun.Record{
 		FlowRunID: id, Launch: launch("3", flowrun.StatusFinished), LeaseHolder: "holder", LeaseUntil: next(),
 		Retried:  map[flowrun.RetryKind]int{flowrun.RetryStart: 2},
-		Previous: []flowrun.Launch{launch("2", flowrun.StatusRejected), launch("1", flowrun.StatusAbandoned)}, ExpireAt: next(),
+		Previous: []flowrun.Launch{launch("2", flowrun.StatusRejected), launch("1", flowrun.StatusAbandoned)}, ForeignStateID: "state", ExpireAt: next(),
 	}
 }
 
@@ -252,44 +251,42 @@ func verdict(id string, s flowrun.Status, finished, reported time.Time) flowrun.
 	}}
 }
 
-func testUnreported(t *testing.T, l ledger.Ledger) {
-	old := at.Add(-time.Minute)
-	finished, rejected := verdict("finished", flowrun.StatusFinished, old, time.Time{}), verdict("rejected", flowrun.StatusRejected, old.Add(1000), time.Time{})
+func testOpen(t *testing.T, l ledger.Ledger) {
 	running := full("running") // one before it is unreported, which nobody is told any more
 	running.Status, running.ReportedAt, running.Previous[0].ReportedAt = flowrun.StatusLaunched, time.Time{}, time.Time{}
-	for _, r := range []flowrun.Record{
-		finished, rejected, running,
-		verdict("reported", flowrun.StatusFinished, old, old),
-		verdict("now", flowrun.StatusFinished, at, time.Time{}),
-		{FlowRunID: "claimed", Launch: flowrun.Launch{LaunchID: "l", Status: flowrun.StatusClaimed}},
-	} {
+	over := full("over")
+	over.Previous[0].Status = flowrun.StatusLaunched
+	want := map[string]flowrun.Record{"running": running}
+	for _, s := range []flowrun.Status{flowrun.StatusClaimed, flowrun.StatusAbandoned} {
+		want[string(s)] = flowrun.Record{FlowRunID: string(s), Launch: flowrun.Launch{LaunchID: "l", Status: s}}
+	}
+	for _, s := range []flowrun.Status{flowrun.StatusFinished, flowrun.StatusRejected} {
+		want["untold "+string(s)] = verdict("untold "+string(s), s, at, time.Time{})
+		put(t, l, verdict("told "+string(s), s, at, at))
+	}
+	for _, r := range want {
 		put(t, l, r)
 	}
-	same(t, []flowrun.Record{finished, rejected}, unreported(t, l, at, 10))
+	put(t, l, over)
+	put(t, l, flowrun.Record{FlowRunID: "somebody else's", ForeignStateID: "s"})
+	same(t, want, opened(t, l))
 
-	put(t, l, verdict("finished", flowrun.StatusFinished, old, at))
-	same(t, []flowrun.Record{rejected}, unreported(t, l, at, 10))
+	delete(want, "untold Finished")
+	put(t, l, verdict("untold Finished", flowrun.StatusFinished, at, at))
+	same(t, want, opened(t, l))
 }
 
-func testUnreportedLimit(t *testing.T, l ledger.Ledger) {
-	var want []flowrun.Record
-	for n := range 6 { // stored newest first, under ids that sort neither way
-		r := verdict(fmt.Sprintf("f%d", n*5%6), flowrun.StatusFinished, at.Add(-time.Duration(n)*time.Second), time.Time{})
-		put(t, l, r)
-		want = append([]flowrun.Record{r}, want...)
-	}
-	same(t, want[:2], unreported(t, l, at, 2))
-	same(t, want[:5], unreported(t, l, at, 10))
-	same(t, want, unreported(t, l, at.Add(time.Second), 6))
-}
-
-func unreported(t *testing.T, l ledger.Ledger, before time.Time, limit int) []flowrun.Record {
+func opened(t *testing.T, l ledger.Ledger) map[string]flowrun.Record {
 	t.Helper()
-	found, err := l.Unreported(t.Context(), before, limit)
+	found, err := l.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return found
+	byID := map[string]flowrun.Record{}
+	for _, r := range found {
+		byID[r.FlowRunID] = r
+	}
+	return byID
 }
 
 func testByExecution(t *testing.T, l ledger.Ledger) {
@@ -308,8 +305,7 @@ func testByExecution(t *testing.T, l ledger.Ledger) {
 
 func testPool(t *testing.T, l ledger.Ledger) {
 	document(t, "Pool", l.UpdatePool, func(name string) flowrun.Pool { return flowrun.Pool{Name: name} }, flowrun.Pool{
-		Name: "p", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true},
-		SweepHolder: "s", SweepUntil: at.Add(time.Minute), HeartbeatAt: at.Add(time.Second),
+		Name: "p", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true}, HeartbeatAt: at.Add(time.Second),
 	}, "p", func(p *flowrun.Pool) { p.LeaseHolder = "changed" })
 }
 
@@ -358,4 +354,24 @@ func document[T any](t *testing.T, kind string,
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func testSweep(t *testing.T, l ledger.Ledger) {
+	want := flowrun.Sweep{LeaseHolder: "h", LeaseUntil: at, Count: 7}
+	checkFull(t, "Sweep", reflect.ValueOf(want))
+	for _, before := range []flowrun.Sweep{{}, want} {
+		written, err := l.UpdateSweep(t.Context(), func(s flowrun.Sweep) (flowrun.Sweep, error) {
+			same(t, before, s)
+			return want, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, want, written)
+	}
+	got, err := l.UpdateSweep(t.Context(), func(flowrun.Sweep) (flowrun.Sweep, error) { return flowrun.Sweep{}, errRefused })
+	if !errors.Is(err, errRefused) {
+		t.Errorf("error %v, want the change's own", err)
+	}
+	same(t, want, got)
 }

@@ -19,6 +19,15 @@ type sweepCommand struct {
 	DryRun bool `help:"Print the drift between Prefect, Cloud Run and the ledger, and what a sweep would do about it. Nothing is changed."`
 }
 
+// Help shows examples.
+func (sweepCommand) Help() string {
+	return `It works on the installation that the functions' variables name, from the environment or the file that PUSHPOOL_ENV_FILE names.
+
+Examples:
+
+  pushpool sweep --dry-run`
+}
+
 // Run prints what a sweep would do, configured by the reconciler's environment variables.
 func (c *sweepCommand) Run(ctx context.Context) error {
 	if !c.DryRun {

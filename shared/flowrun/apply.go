@@ -226,15 +226,22 @@ func (e PutBack) apply(r Record, now time.Time) (Record, error) {
 	return concluded(r, StatusFinished, "", e.Reason, e.Report, now), nil
 }
 
-// Cancelling notes that the flow run was seen CANCELLING.
-type Cancelling struct{ Holder string }
+// Cancelling notes that the flow run is CANCELLING. Since is when it became that, by Prefect's
+// clock: the grace counts from there, whoever notices it and whenever; zero: now.
+type Cancelling struct {
+	Holder string
+	Since  time.Time
+}
 
 func (e Cancelling) apply(r Record, now time.Time) (Record, error) {
 	if !r.heldBy(e.Holder) {
 		return r, ErrLost
 	}
 	if r.CancelRequestedAt.IsZero() {
-		r.CancelRequestedAt = now
+		r.CancelRequestedAt = e.Since
+		if e.Since.IsZero() {
+			r.CancelRequestedAt = now
+		}
 	}
 	return r, nil
 }

@@ -230,6 +230,10 @@ func TestApply(t *testing.T) {
 			flowrun.Cancelling{Holder: "a"}, func(*flowrun.Record) {}, nil,
 		},
 		{
+			"a cancellation counts from when Prefect made it", record(flowrun.StatusLaunched),
+			flowrun.Cancelling{Holder: "a", Since: now.Add(-time.Minute)}, func(r *flowrun.Record) { r.CancelRequestedAt = now.Add(-time.Minute) }, nil,
+		},
+		{
 			"not found: the first time counts",
 			record(flowrun.StatusLaunched, func(r *flowrun.Record) { r.MissingSince = now.Add(-time.Hour) }),
 			flowrun.Missing{Holder: "a"}, func(*flowrun.Record) {}, nil,

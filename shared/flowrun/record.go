@@ -96,7 +96,7 @@ type Launch struct {
 	RunningAt   time.Time `firestore:"runningAt"`  // the flow began to run
 	FinishedAt  time.Time `firestore:"finishedAt"` // the execution ended
 	FinalAt     time.Time `firestore:"finalAt"`    // Prefect was told the flow run's end
-	// CancelRequestedAt is when the flow run was first seen CANCELLING.
+	// CancelRequestedAt is when the flow run became CANCELLING, by Prefect's clock.
 	CancelRequestedAt time.Time `firestore:"cancelRequestedAt"`
 	// MissingSince is when the job or execution was first found gone. Gone is believed
 	// only when it is seen twice.

@@ -59,6 +59,21 @@ func TestCancellingIsLeftToTheFlowThatListens_Prefect16001(t *testing.T) {
 	}
 }
 
+// TestTheGraceCountsFromTheCancellation holds that a cancellation that is noticed late, its event
+// lost, gets no grace of its own.
+func TestTheGraceCountsFromTheCancellation(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun()
+	l := r.launch(fr.ID, "prefect", "flow-run", "execute")
+	r.bring(fr.ID, flowrun.StateRunning)
+	r.set(fr.ID, flowrun.StateCancelling)
+	r.later(cancelGrace)
+	r.must(r.look(fr.ID))
+	if diff := cmp.Diff([]string{"cancel " + executionOf(l).Execution}, r.cloudRun.stopped); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestCancellingWhatHasNotStarted holds that nothing of it starts any more.
 func TestCancellingWhatHasNotStarted(t *testing.T) {
 	t.Run("a job that is being made is deleted, and CANCELLED told when it is gone", func(t *testing.T) {
@@ -111,6 +126,34 @@ func TestCancellingWhatHasNotStarted(t *testing.T) {
 			t.Errorf("%s, want CANCELLED", got)
 		}
 	})
+}
+
+// TestWhatEndsWhileItIsCancelledKeepsItsEnd holds that CANCELLED, which Prefect accepts over any
+// end, is not proposed over one: the flow's own, or a person's.
+func TestWhatEndsWhileItIsCancelledKeepsItsEnd(t *testing.T) {
+	for _, end := range []flowrun.StateType{flowrun.StateCompleted, flowrun.StateFailed, flowrun.StateCancelled} {
+		for name, lost := range map[string]bool{"the ledger kept": false, "the ledger lost": true} {
+			t.Run(string(end)+", "+name, func(t *testing.T) {
+				r := newRig(t)
+				fr := r.flowRun()
+				l := r.launch(fr.ID, "python", "-m", "prefect.engine")
+				r.bring(fr.ID, flowrun.StateRunning)
+				r.set(fr.ID, flowrun.StateCancelling)
+				r.must(r.look(fr.ID)) // stops its execution
+				r.force(fr.ID, end)
+				was := r.read(fr.ID).StateID
+				if lost {
+					r.ledger.lose()
+				}
+				r.cloudRun.end(l, flowrun.Cancelled, r.now())
+				r.must(r.ended(fr.ID, l, flowrun.Cancelled))
+				r.must(r.look(fr.ID))
+				if now := r.read(fr.ID); now.StateID != was {
+					t.Errorf("%s, want it left %s", now.StateType, end)
+				}
+			})
+		}
+	}
 }
 
 // TestTheDyingEnginesCrashIsACancellation holds that CRASHED becomes CANCELLED where it came after our signal, and only there.

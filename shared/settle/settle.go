@@ -305,7 +305,7 @@ func (s *Settler) alive(ctx context.Context, holder string, rec flowrun.Record, 
 	}
 	switch {
 	case fr.StateType == flowrun.StateCancelling && c.Ours:
-		return s.cancel(ctx, holder, rec, c, f)
+		return s.cancel(ctx, holder, rec, fr, c, f)
 	case fr.StateType == flowrun.StateScheduled && fr.RetryType() == prefect.RetryInProcess:
 		return nil // the container waits and tries again itself
 	case fr.StateType == flowrun.StateScheduled:
@@ -325,8 +325,8 @@ func (s *Settler) alive(ctx context.Context, holder string, rec flowrun.Record, 
 
 // cancel stops the execution of a flow run that is CANCELLING, after a grace where its
 // container listens for the cancellation itself.
-func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record, c Claim, f found) error {
-	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Cancelling{Holder: holder})
+func (s *Settler) cancel(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim, f found) error {
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Cancelling{Holder: holder, Since: stateAt(fr)})
 	if err != nil {
 		return err
 	}

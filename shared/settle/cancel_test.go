@@ -159,10 +159,12 @@ func TestWhatEndsWhileItIsCancelledKeepsItsEnd(t *testing.T) {
 // TestTheDyingEnginesCrashIsACancellation holds that CRASHED becomes CANCELLED where it came after our signal, and only there.
 func TestTheDyingEnginesCrashIsACancellation(t *testing.T) {
 	for name, tt := range map[string]struct {
-		cancel bool
-		want   flowrun.StateType
+		cancel, lost bool
+		want         flowrun.StateType
 	}{
-		"after we stopped it": {true, flowrun.StateCancelled}, "by itself": {false, flowrun.StateCrashed},
+		"after we stopped it":                  {true, false, flowrun.StateCancelled},
+		"after we stopped it, the ledger lost": {true, true, flowrun.StateCancelled},
+		"by itself":                            {false, false, flowrun.StateCrashed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -176,6 +178,9 @@ func TestTheDyingEnginesCrashIsACancellation(t *testing.T) {
 			r.later(time.Second)
 			r.force(fr.ID, flowrun.StateCrashed)
 			r.later(time.Second)
+			if tt.lost {
+				r.ledger.lose()
+			}
 			r.must(r.ended(fr.ID, l, flowrun.Cancelled))
 			if got := r.state(fr.ID); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)

@@ -26,6 +26,9 @@ type Claim struct {
 	ScheduledStateAt time.Time
 	// Started: a RUNNING followed the PENDING.
 	Started bool
+	// CancellingAt is when it became CANCELLING after the PENDING; zero if it did not, or where
+	// the history was not read.
+	CancellingAt time.Time
 	// Retried are the retries in the flow run's history; nil where that was not read.
 	Retried map[flowrun.RetryKind]int
 }
@@ -64,6 +67,8 @@ func claim(install, flowRunID string, states []prefect.State) Claim {
 			c = Claim{Ours: ours, LaunchID: id, ScheduledStateAt: at}
 		case flowrun.StateRunning:
 			c.Started = true
+		case flowrun.StateCancelling:
+			c.CancellingAt = st.Timestamp
 		}
 	}
 	c.Retried = flowrun.UsedRetries(install, flowRunID, transitions)
@@ -80,6 +85,7 @@ func (s *Settler) recovered(fr prefect.FlowRun, c Claim, told *Ending) flowrun.L
 	l := flowrun.Launch{
 		LaunchID: c.LaunchID, ScheduledStateAt: c.ScheduledStateAt, Status: flowrun.StatusClaimed,
 		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created,
+		CancelRequestedAt: c.CancellingAt,
 	}
 	if told != nil && told.LaunchID == c.LaunchID {
 		l.Project, l.Region = told.Execution.Project, told.Execution.Region

@@ -31,8 +31,10 @@ type Region struct {
 	// SharedFrom is from when on deletions are made with the writes that each launch leaves
 	// them; zero: launches leave none.
 	SharedFrom time.Time `firestore:"sharedFrom"`
-	// Deletions are the times of those granted for the last minute and later, in their order.
-	Deletions []time.Time `firestore:"deletions"`
+	// LastDeletion is the time of the last deletion that was granted. Deletions are those of
+	// the last minute and later that are not among Spans: the launches before them are there twice.
+	LastDeletion time.Time   `firestore:"lastDeletion"`
+	Deletions    []time.Time `firestore:"deletions"`
 
 	// Slots is from when on each of the jobs of launch mode slots may be taken for a launch.
 	Slots []time.Time `firestore:"slots"`
@@ -84,8 +86,8 @@ func (r Region) Reserve(newJob bool, latest time.Time, q Quota, now time.Time) (
 	if newJob {
 		r.Jobs++
 		if r.SharedFrom.IsZero() && r.crowded(q) {
-			// A minute later: launches of that minute were not granted with deletions in mind.
-			r.SharedFrom = t.Add(quotaWindow)
+			// A minute later: what was granted in that minute was not granted with deletions in mind.
+			r.SharedFrom = later(t, r.LastDeletion).Add(quotaWindow)
 		}
 	}
 	if !r.SharedFrom.IsZero() {
@@ -100,32 +102,25 @@ func (r Region) Reserve(newJob bool, latest time.Time, q Quota, now time.Time) (
 func (r Region) ReserveDeletions(n int, until time.Time, q Quota, now time.Time) (Region, []time.Time) {
 	waiting := r.Last.After(now.Add(q.pace()))
 	if !waiting {
-		r.SharedFrom = time.Time{}
+		r = r.unshared(q, now)
 	}
 	shared := !r.SharedFrom.IsZero()
 	if waiting && !shared {
 		return r, nil
 	}
-	each := 2 * q.pace()
-	all := slices.DeleteFunc(slices.Clone(r.Deletions), func(t time.Time) bool { return t.Before(now.Add(-quotaWindow)) })
-	next := now
-	if len(all) > 0 {
-		next = later(next, all[len(all)-1].Add(each))
-	}
+	r.Deletions = slices.DeleteFunc(slices.Clone(r.Deletions), func(t time.Time) bool { return t.Before(now.Add(-quotaWindow)) })
+	apart := 2 * q.pace()
 	if shared {
-		next = later(now, r.SharedFrom)
-		if len(all) > 0 {
-			next = later(next, all[len(all)-1].Add(each/2))
-		}
+		apart = q.pace() // sweeps have pauses, after which deletions catch up
 	}
-	next = later(next, r.ClosedUntil)
 	var granted []time.Time
 	for len(granted) < n {
-		t := next
+		t := later(later(now, r.ClosedUntil), r.LastDeletion.Add(apart))
 		if shared {
-			// As many in a minute as launches leave. Sweeps have pauses, after which they catch up.
-			if most := int(quotaWindow/each) - 1; len(all) >= most {
-				t = later(t, all[len(all)-most].Add(quotaWindow))
+			t = later(t, r.SharedFrom)
+			// As many in a minute as launches leave.
+			if before, most := len(r.Deletions), q.most()/2; before >= most {
+				t = later(t, r.Deletions[before-most].Add(quotaWindow))
 			}
 		} else {
 			t = r.free(t, q)
@@ -133,16 +128,25 @@ func (r Region) ReserveDeletions(n int, until time.Time, q Quota, now time.Time)
 		if !t.Before(until) {
 			break
 		}
-		granted, all = append(granted, t), append(all, t)
-		if next = t.Add(each); shared {
-			next = t.Add(each / 2)
-		} else { // where it is, the launch before it was granted twice
+		granted = append(granted, t)
+		if shared {
+			r.Deletions = append(r.Deletions, t)
+		} else {
 			r = r.grant(t, 1, q, now)
 		}
-		r.Jobs = max(0, r.Jobs-1)
+		r.Jobs, r.LastDeletion = max(0, r.Jobs-1), t
 	}
-	r.Deletions = all
 	return r, granted
+}
+
+// unshared ends the sharing: launches no longer leave writes to deletions, and those that
+// were made, or will be, with such writes count like all others from now on.
+func (r Region) unshared(q Quota, now time.Time) Region {
+	for _, t := range r.Deletions {
+		r = r.grant(t, 1, q, now)
+	}
+	r.SharedFrom, r.Deletions = time.Time{}, nil
+	return r
 }
 
 // Spent notes writes that were made without asking, as an execution's cancellation is.

@@ -32,8 +32,8 @@ func within(times []time.Time, from, to time.Time) (n int) {
 	return n
 }
 
-// TestARegionsQuotaIsNeverExceeded holds that whatever launches, deletions and cancellations
-// ask for, and whenever, no minute has more writes than the quota.
+// TestARegionsQuotaIsNeverExceeded holds that whatever launches and deletions ask for, and
+// whenever, no minute has more writes than the quota.
 func TestARegionsQuotaIsNeverExceeded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		q := flowrun.Quota{Writes: rapid.IntRange(60, 300).Draw(t, "writes"), Jobs: rapid.IntRange(1, 300).Draw(t, "jobs")}
@@ -132,6 +132,27 @@ func TestDeletionsGetEveryOtherWriteOfACrowdedRegion(t *testing.T) {
 	_, slots := reserve(flowrun.Region{}, 3000, false, quota, now)
 	if n := within(slots, now.Add(5*time.Minute), now.Add(10*time.Minute)); float64(n) < 1.9*float64(l) {
 		t.Errorf("%d launches in slots, %d in jobs of their own", n, l)
+	}
+}
+
+// TestDeletionsOfACrowdedRegionCountOnceItIsNot holds that those which were granted ahead with
+// the writes that launches left them leave less to launches that come after.
+func TestDeletionsOfACrowdedRegionCountOnceItIsNot(t *testing.T) {
+	r := flowrun.Region{Jobs: quota.Jobs}
+	r, all := reserve(r, 120, true, quota, now) // of some 85 s
+	at := now.Add(80 * time.Second)
+	r, deleted := r.ReserveDeletions(1000, at.Add(50*time.Second), quota, at)
+	at = at.Add(10 * time.Second)
+	r, more := r.ReserveDeletions(1, at.Add(50*time.Second), quota, at)
+	_, burst := reserve(r, 170, false, quota, at)
+	all = slices.Concat(all, deleted, more, burst)
+	if len(deleted) < 40 {
+		t.Fatalf("%d deletions", len(deleted))
+	}
+	for from := now; from.Before(at.Add(time.Minute)); from = from.Add(time.Second) {
+		if n := within(all, from, from.Add(time.Minute)); n > quota.Writes {
+			t.Fatalf("%d writes in the minute that begins %s from now", n, from.Sub(now))
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ const (
 	// firstClosed and lastClosed bound how long a region is left alone after a refusal: the
 	// time doubles with each that follows. One try in lastClosed costs nothing and is how
 	// long what waits may wait in vain.
-	firstClosed, lastClosed = 2 * time.Second, 10 * time.Second
+	firstClosed, lastClosed = 2 * time.Second, 5 * time.Second
 )
 
 // pace is the time between two writes while others wait. A few in a hundred are left for
@@ -95,6 +95,21 @@ func (r Region) Reserve(newJob bool, latest time.Time, q Quota, now time.Time) (
 		r = r.grant(r.Last, 1, q, now)
 	}
 	return r, t
+}
+
+// Returned takes back a launch that was granted at t and was not made, as where the region
+// refused others meanwhile. Its time is not granted again, but it no longer counts.
+func (r Region) Returned(t time.Time, newJob bool) Region {
+	i := spanOf(t) - r.FirstSpan
+	if i < 0 || i >= int64(len(r.Spans)) || r.Spans[i] == 0 {
+		return r // too old to count
+	}
+	r.Spans = slices.Clone(r.Spans)
+	r.Spans[i]--
+	if newJob {
+		r.Jobs = max(0, r.Jobs-1)
+	}
+	return r
 }
 
 // ReserveDeletions grants at most n deletions of jobs between now and until, evenly: every

@@ -182,11 +182,11 @@ func TestARefusalClosesTheRegionForLongerEachTime(t *testing.T) {
 		closed = append(closed, r.ClosedUntil.Sub(at))
 		at = r.ClosedUntil
 	}
-	want := []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second}
+	want := []time.Duration{2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second, 5 * time.Second}
 	if diff := cmp.Diff(want, closed); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	at = at.Add(-5 * time.Second)
+	at = at.Add(-3 * time.Second)
 	_, granted := reserve(r, 3, true, quota, at)
 	if granted[0] != r.ClosedUntil || granted[1].Sub(granted[0]) < 300*time.Millisecond {
 		t.Errorf("granted %v while closed until %s", granted, r.ClosedUntil)
@@ -203,6 +203,25 @@ func TestALaunchIsGrantedNothingLaterThanItCanUse(t *testing.T) {
 	after, at := full.Reserve(true, now.Add(5*time.Second), quota, now)
 	if diff := cmp.Diff(full, after); diff != "" || !at.After(now.Add(time.Minute)) {
 		t.Errorf("granted %s (-before +after):\n%s", at.Sub(now), diff)
+	}
+}
+
+// TestALaunchThatIsNotMadeDoesNotCount holds that times which were granted and not used, as
+// while Cloud Run refuses, take nothing of the quota and of the jobs.
+func TestALaunchThatIsNotMadeDoesNotCount(t *testing.T) {
+	r, granted := reserve(flowrun.Region{}, 170, true, quota, now)
+	for _, at := range granted[1:] {
+		r = r.Returned(at, true)
+	}
+	if r.Jobs != 1 {
+		t.Errorf("%d jobs", r.Jobs)
+	}
+	at := granted[len(granted)-1]
+	if _, again := reserve(r, 170, true, quota, at); again[169].Sub(at) > time.Minute {
+		t.Errorf("the last of 170 others is granted %s after the last of those", again[169].Sub(at))
+	}
+	if diff := cmp.Diff(r, r.Returned(now.Add(-time.Hour), true)); diff != "" {
+		t.Errorf("one that no longer counts changes (-want +got):\n%s", diff)
 	}
 }
 

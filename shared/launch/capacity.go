@@ -11,13 +11,14 @@ import (
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/quota"
 )
 
 // Budget grants writes to Cloud Run, so that all instances together stay within its quotas.
 type Budget interface {
 	// Launch grants a launch in a region a time of its own; see quota.Budget.
-	Launch(ctx context.Context, region string, newJob bool, latest time.Time) (at time.Time, ok bool, err error)
+	Launch(ctx context.Context, region string, a quota.Ask) (at time.Time, ok bool, err error)
 	// Closed is until when the region is known to refuse launches, and why.
 	Closed(region string) (until time.Time, reason string)
 	Refused(ctx context.Context, region, reason string) error
@@ -27,6 +28,9 @@ type Budget interface {
 // turnFor is how long a granted time may be used after it has come. Many that come later
 // still, after an outage, are not to be launched all at once.
 const turnFor = 30 * time.Second
+
+// awaitingCapacity is the name of the state of a flow run that waits for capacity.
+const awaitingCapacity = "AwaitingCapacity"
 
 // errCapacity marks a job that Cloud Run definitely refused to create now.
 var errCapacity = errors.New("no capacity")
@@ -46,17 +50,20 @@ func (e *noRoom) Unwrap() error { return e.err }
 // come, the region of its template, or those that it may overflow into, in their order. A
 // region is left only where nothing was tried, or where Cloud Run refused for certain.
 func (l *Launcher) place(ctx context.Context, holder string, rec flowrun.Record, p plan) (flowrun.Record, cloudrun.JobName, error) {
-	waited, turn := l.turn(rec)
 	p.Overflow = slices.DeleteFunc(slices.Clone(p.Overflow), func(r string) bool { return r == p.Name.Region })
 	regions := append([]string{p.Name.Region}, p.Overflow...)
-	if turn = turn && slices.Contains(regions, waited.Region); turn {
-		regions = slices.Insert(slices.DeleteFunc(regions, func(r string) bool { return r == waited.Region }), 0, waited.Region)
+	kept := map[string]time.Time{} // by region: granted, and not used
+	if waited, ok := rec.Waited(); ok && slices.Contains(regions, waited.Region) {
+		kept[waited.Region] = waited.SlotAt
+		if l.turn(waited.SlotAt) {
+			regions = slices.Insert(slices.DeleteFunc(regions, func(r string) bool { return r == waited.Region }), 0, waited.Region)
+		}
 	}
 	var refused error
 	free := map[string]time.Time{}
-	for i, region := range regions {
+	for _, region := range regions {
 		p.Name.Region = region
-		at, ok, err := l.granted(ctx, p, turn && i == 0)
+		at, ok, err := l.granted(ctx, p, kept)
 		if err != nil {
 			return rec, p.Name, err
 		}
@@ -70,7 +77,10 @@ func (l *Launcher) place(ctx context.Context, holder string, rec flowrun.Record,
 			rec, made, err = l.inJob(ctx, holder, rec, p)
 		}
 		l.tell(ctx, made, err)
-		if !errors.Is(err, errCapacity) && !errors.Is(err, errSlots) {
+		switch {
+		case errors.Is(err, errCapacity):
+			delete(kept, region)
+		case !errors.Is(err, errSlots):
 			return rec, made, err
 		}
 		refused = err
@@ -79,7 +89,7 @@ func (l *Launcher) place(ctx context.Context, holder string, rec flowrun.Record,
 		}
 	}
 	p.Name.Region = slices.MinFunc(regions, func(a, b string) int { return free[a].Compare(free[b]) })
-	return rec, p.Name, l.noRoom(ctx, rec, p, refused)
+	return rec, p.Name, l.noRoom(ctx, rec, p, refused, kept[p.Name.Region])
 }
 
 // inJob creates a job for the launch.
@@ -93,25 +103,26 @@ func (l *Launcher) inJob(ctx context.Context, holder string, rec flowrun.Record,
 
 func place(n cloudrun.JobName) string { return quota.Region(n.Project, n.Region) }
 
-// turn returns the put-back that this launch follows, and whether the time that was kept for
-// it is now.
-func (l *Launcher) turn(rec flowrun.Record) (waited flowrun.Launch, turn bool) {
-	waited, ok := rec.Waited()
-	since := l.cfg.Now().Sub(waited.SlotAt)
-	return waited, ok && since > -2*time.Second && since < turnFor
+// turn reports whether a time that was kept for a launch is now.
+func (l *Launcher) turn(at time.Time) bool {
+	since := l.cfg.Now().Sub(at)
+	return since > -2*time.Second && since < turnFor
 }
 
 // granted waits until the launch may be made in the plan's region, if that is soon; else ok
-// is false and at an estimate.
-func (l *Launcher) granted(ctx context.Context, p plan, turn bool) (at time.Time, ok bool, err error) {
+// is false and at an estimate. kept has the time that was granted before, and then the one
+// that is.
+func (l *Launcher) granted(ctx context.Context, p plan, kept map[string]time.Time) (at time.Time, ok bool, err error) {
 	now, region := l.cfg.Now(), place(p.Name)
-	if closed, _ := l.budget.Closed(region); turn && !closed.After(now) {
+	if closed, _ := l.budget.Closed(region); l.turn(kept[p.Name.Region]) && !closed.After(now) {
 		return now, true, nil
 	}
-	at, ok, err = l.budget.Launch(ctx, region, p.Mode != ModeSlots, now.Add(l.cfg.InPlace))
+	at, ok, err = l.budget.Launch(ctx, region, p.ask(now.Add(l.cfg.InPlace), kept[p.Name.Region]))
+	delete(kept, p.Name.Region)
 	if err != nil || !ok {
 		return at, ok, err
 	}
+	kept[p.Name.Region] = at
 	timer := time.NewTimer(at.Sub(now))
 	defer timer.Stop()
 	select {
@@ -122,6 +133,10 @@ func (l *Launcher) granted(ctx context.Context, p plan, turn bool) (at time.Time
 	// Others may have been refused while this one waited: it need not be refused, too.
 	closed, _ := l.budget.Closed(region)
 	return closed, !closed.After(l.cfg.Now()), nil
+}
+
+func (p plan) ask(latest, unused time.Time) quota.Ask {
+	return quota.Ask{NewJob: p.Mode != ModeSlots, Latest: latest, Unused: unused}
 }
 
 // tell has the budget know what Cloud Run made of a write.
@@ -139,9 +154,9 @@ func (l *Launcher) tell(ctx context.Context, n cloudrun.JobName, err error) {
 	}
 }
 
-// noRoom keeps a time for the launch in the plan's region. Where that is later than the flow
-// run may wait, the error is Permanent.
-func (l *Launcher) noRoom(ctx context.Context, rec flowrun.Record, p plan, refused error) error {
+// noRoom keeps a time for the launch in the plan's region, and gives an unused one back. Where
+// that is later than the flow run may wait, the error is Permanent.
+func (l *Launcher) noRoom(ctx context.Context, rec flowrun.Record, p plan, refused error, unused time.Time) error {
 	region := place(p.Name)
 	_, reason := l.budget.Closed(region)
 	switch {
@@ -154,13 +169,11 @@ func (l *Launcher) noRoom(ctx context.Context, rec flowrun.Record, p plan, refus
 			Err: errors.New("more flow runs wait than Cloud Run's quota of writes allows in a minute"),
 		}
 	}
-	now := l.cfg.Now()
-	since := now
-	if waited, ok := rec.Waited(); ok {
-		since = waited.WaitingSince
+	since, err := l.waitingSince(ctx, rec, p.flowRun)
+	if err != nil {
+		return err
 	}
-	limit := since.Add(l.cfg.CapacityWait)
-	at, ok, err := l.budget.Launch(ctx, region, p.Mode != ModeSlots, limit)
+	at, ok, err := l.budget.Launch(ctx, region, p.ask(since.Add(l.cfg.CapacityWait), unused))
 	if err != nil {
 		return err
 	}
@@ -171,4 +184,30 @@ func (l *Launcher) noRoom(ctx context.Context, rec flowrun.Record, p plan, refus
 		}
 	}
 	return &noRoom{region: p.Name.Region, at: at, since: since, err: refused}
+}
+
+// waitingSince is when the flow run began to wait for capacity: now, if it does not yet. A
+// ledger that was lost since is made good by Prefect's history.
+func (l *Launcher) waitingSince(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun) (time.Time, error) {
+	since := l.cfg.Now()
+	if waited, ok := rec.Waited(); ok {
+		return waited.WaitingSince, nil
+	}
+	if fr.StateName != awaitingCapacity && fr.StateType != flowrun.StatePending {
+		return since, nil
+	}
+	states, err := l.flowRuns.FlowRunStates(ctx, fr.ID)
+	if err != nil {
+		return since, err
+	}
+	for _, st := range slices.Backward(states) {
+		switch st.Name {
+		case awaitingCapacity:
+			since = st.Timestamp
+		case "Pending", "Late", prefect.AwaitingSlot:
+		default:
+			return since, nil
+		}
+	}
+	return since, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/launch"
 	"github.com/pushpool/pushpool/shared/prefect"
+	"github.com/pushpool/pushpool/shared/quota"
 )
 
 var exhausted = status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Write requests'")
@@ -155,7 +156,7 @@ func TestAQuotaThatIsUsedUpIsNotTried(t *testing.T) {
 	r := newRig(t, overflow("europe-west4"))
 	fill := func(region string, n int) {
 		for range n {
-			_, _, err := r.budget.Launch(t.Context(), project+"/"+region, true, time.Time{})
+			_, _, err := r.budget.Launch(t.Context(), project+"/"+region, quota.Ask{NewJob: true})
 			r.must(err)
 		}
 	}
@@ -179,32 +180,39 @@ func TestAQuotaThatIsUsedUpIsNotTried(t *testing.T) {
 }
 
 // TestWaitingForCapacityEnds holds that a flow run which waited too long in all is CRASHED
-// with the reason, and not before.
+// with the reason, and not before, although the ledger is lost while it waits.
 func TestWaitingForCapacityEnds(t *testing.T) {
-	r := newRig(t, func(c *launch.Config) { c.CapacityWait = 10 * time.Minute })
-	_, _ = r.refuse()
-	fr := r.flowRun(prefect.NewFlowRun{})
-	began := r.now()
-	for r.state(fr.ID) != "CRASHED/Crashed" {
-		if d := r.read(fr.ID).NextScheduledStartTime.Sub(r.now()); d > 0 {
-			r.later(max(d, time.Minute)) // it comes late, and asks for another time
-		}
-		if r.now().Sub(began) > 15*time.Minute {
-			t.Fatalf("after %s the flow run is %s", r.now().Sub(began), r.state(fr.ID))
-		}
-		r.must(r.dispatch(fr.ID))
-	}
-	if waited := r.now().Sub(began); waited < 9*time.Minute {
-		t.Errorf("it was given up after %s", waited)
-	}
-	message := r.read(fr.ID).State.Message
-	for _, want := range []string{"wait for capacity since", "10m0s", "Quota exceeded", "raise Cloud Run's quota"} {
-		if !strings.Contains(message, want) {
-			t.Errorf("the message %q lacks %q", message, want)
-		}
-	}
-	if n := len(r.executions(fr.ID)); n != 0 {
-		t.Errorf("%d executions", n)
+	for name, lost := range map[string]bool{"the ledger is kept": false, "the ledger is lost each time": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *launch.Config) { c.CapacityWait = 10 * time.Minute })
+			_, _ = r.refuse()
+			fr := r.flowRun(prefect.NewFlowRun{})
+			began := r.now()
+			for r.state(fr.ID) != "CRASHED/Crashed" {
+				if d := r.read(fr.ID).NextScheduledStartTime.Sub(r.now()); d > 0 {
+					r.later(max(d, time.Minute)) // it comes late, and asks for another time
+				}
+				if r.now().Sub(began) > 15*time.Minute {
+					t.Fatalf("after %s the flow run is %s", r.now().Sub(began), r.state(fr.ID))
+				}
+				if lost {
+					r.ledger.lose()
+				}
+				r.must(r.dispatch(fr.ID))
+			}
+			if waited := r.now().Sub(began); waited < 9*time.Minute {
+				t.Errorf("it was given up after %s", waited)
+			}
+			message := r.read(fr.ID).State.Message
+			for _, want := range []string{"wait for capacity since", "10m0s", "Quota exceeded", "raise Cloud Run's quota"} {
+				if !strings.Contains(message, want) {
+					t.Errorf("the message %q lacks %q", message, want)
+				}
+			}
+			if n := len(r.executions(fr.ID)); n != 0 {
+				t.Errorf("%d executions", n)
+			}
+		})
 	}
 }
 

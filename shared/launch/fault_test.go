@@ -389,8 +389,12 @@ func TestWithoutCapacityAFlowRunIsPutBack_Prefect16448(t *testing.T) {
 	if rec := r.record(fr.ID); rec.Status != flowrun.StatusFinished || rec.ReportedAt.IsZero() || rec.LeaseHolder != "" {
 		t.Errorf("the ledger has %+v, want it finished, reported and given back", rec)
 	}
-	r.must(r.dispatch(fr.ID))
-	if diff := cmp.Diff([]sent{{FlowRunID: fr.ID, At: *back.NextScheduledStartTime, Cause: "due"}}, r.messages.take()); diff != "" {
+	timer := []sent{{FlowRunID: fr.ID, At: *back.NextScheduledStartTime, Cause: "due"}}
+	if diff := cmp.Diff(timer, r.messages.take()); diff != "" {
+		t.Error(diff)
+	}
+	r.must(r.dispatch(fr.ID)) // Prefect tells of its new state
+	if diff := cmp.Diff(timer, r.messages.take()); diff != "" {
 		t.Error(diff)
 	}
 	r.later(2 * time.Minute)

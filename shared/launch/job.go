@@ -21,6 +21,7 @@ import (
 type plan struct {
 	cloudrun.Launch
 	Options
+	flowRun prefect.FlowRun
 }
 
 // launch creates the job that starts the execution, and records it. The caller holds the
@@ -109,7 +110,7 @@ func (l *Launcher) repeat(ctx context.Context, holder string, rec flowrun.Record
 	err = l.unlessMade(ctx, rec.LaunchID, name, err)
 	if errors.Is(err, errCapacity) {
 		l.tell(ctx, name, err)
-		err = l.noRoom(ctx, rec, there, err)
+		err = l.noRoom(ctx, rec, there, err, time.Time{})
 	}
 	return rec, name, err
 }
@@ -176,7 +177,7 @@ func (l *Launcher) render(ctx context.Context, rec flowrun.Record, fr prefect.Fl
 	// Last, so that no job variable can overwrite them: by these an execution is recognised as ours.
 	cloudrun.SetLabels(body, ourLabels(l.cfg, fr.ID, rec.LaunchID, options.Retries))
 	name := cloudrun.JobName{Project: r.Project, Region: r.Region, Job: jobtemplate.JobID(r.Name, rec.LaunchID)}
-	return plan{cloudrun.Launch{Name: name, ID: rec.LaunchID, Job: body}, options}, nil
+	return plan{cloudrun.Launch{Name: name, ID: rec.LaunchID, Job: body}, options, fr}, nil
 }
 
 func ourLabels(cfg Config, flowRunID string, id flowrun.LaunchID, r flowrun.Retries) map[string]string {
@@ -306,7 +307,7 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 		event = flowrun.PutBack{
 			Holder: holder, Reason: err.Error(), Region: wait.region, SlotAt: wait.at, WaitingSince: wait.since,
 			Report: &flowrun.Report{
-				Type: flowrun.StateScheduled, Name: "AwaitingCapacity", ScheduledTime: wait.at,
+				Type: flowrun.StateScheduled, Name: awaitingCapacity, ScheduledTime: wait.at,
 				Message: fmt.Sprintf("Cloud Run has no capacity for this flow run now; it is launched at %s. Waiting since %s: %v",
 					wait.at.UTC().Format(time.TimeOnly), wait.since.UTC().Format(time.RFC3339), err),
 			},
@@ -325,6 +326,12 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 	l.log.WarnContext(ctx, "flow run not launched", "flow_run_id", rec.FlowRunID, "work_pool", rec.WorkPool, "error", err)
 	if err := l.settler.Report(ctx, holder, rec); err != nil {
 		return err
+	}
+	if wait != nil && wait.at.Sub(l.cfg.Now()) <= l.cfg.LookAhead {
+		// Prefect tells of the new state, too; the time is kept for half a minute only.
+		if err := l.messages.DispatchAt(ctx, rec.FlowRunID, wait.at, "due"); err != nil {
+			return err
+		}
 	}
 	_, err = l.apply(ctx, rec.FlowRunID, flowrun.Released{Holder: holder})
 	return acknowledge(err)

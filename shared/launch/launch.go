@@ -25,6 +25,7 @@ type FlowRuns interface {
 	FlowRun(ctx context.Context, id string) (prefect.FlowRun, error)
 	SetState(ctx context.Context, flowRunID string, p prefect.Proposal) (prefect.Answer, error)
 	UpdateFlowRun(ctx context.Context, id string, fields map[string]any) error
+	FlowRunStates(ctx context.Context, flowRunID string) ([]prefect.State, error)
 }
 
 // Catalog is what launching asks of Prefect about what a flow run was made from.

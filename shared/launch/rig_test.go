@@ -307,6 +307,10 @@ func (r *rig) SetState(ctx context.Context, id string, p prefect.Proposal) (pref
 	return r.flowRuns.SetState(ctx, id, p)
 }
 
+func (r *rig) FlowRunStates(ctx context.Context, id string) ([]prefect.State, error) {
+	return r.flowRuns.FlowRunStates(ctx, id)
+}
+
 func (r *rig) UpdateFlowRun(ctx context.Context, id string, fields map[string]any) error {
 	return r.flowRuns.UpdateFlowRun(ctx, id, fields)
 }

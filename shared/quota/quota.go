@@ -38,9 +38,18 @@ type queue struct {
 	reason      string
 }
 
+// Ask is what a launch asks for.
+type Ask struct {
+	// NewJob: it creates a job, for which another will have to be deleted.
+	NewJob bool
+	// Latest is until when a time is of use; zero: any is.
+	Latest time.Time
+	// Unused is a time that the flow run was granted before in the region, and did not use. It is given back.
+	Unused time.Time
+}
+
 type request struct {
-	newJob  bool
-	latest  time.Time
+	Ask
 	granted time.Time
 	err     error
 	done    chan struct{}
@@ -55,10 +64,9 @@ func New(l Ledger, q flowrun.Quota, now func() time.Time) *Budget {
 func Region(project, region string) string { return project + "/" + region }
 
 // Launch grants a launch in the region the next free time, which may be minutes ahead and is
-// kept for it. newJob: it creates a job, for which another will have to be deleted. With a
-// latest time nothing is granted, ok is false and at an estimate, where it would be later.
-func (b *Budget) Launch(ctx context.Context, region string, newJob bool, latest time.Time) (at time.Time, ok bool, err error) {
-	r := &request{newJob: newJob, latest: latest, done: make(chan struct{})}
+// kept for it. Where that would be after the latest, nothing is granted, ok is false and at an estimate.
+func (b *Budget) Launch(ctx context.Context, region string, a Ask) (at time.Time, ok bool, err error) {
+	r := &request{Ask: a, done: make(chan struct{})}
 	b.mu.Lock()
 	q := b.queue(region)
 	q.waiting = append(q.waiting, r)
@@ -71,7 +79,7 @@ func (b *Budget) Launch(ctx context.Context, region string, newJob bool, latest 
 	}
 	select {
 	case <-r.done:
-		return r.granted, latest.IsZero() || !r.granted.After(latest), r.err
+		return r.granted, a.Latest.IsZero() || !r.granted.After(a.Latest), r.err
 	case <-ctx.Done():
 		return time.Time{}, false, fmt.Errorf("ask for a launch in %s: %w", region, context.Cause(ctx))
 	}
@@ -98,7 +106,10 @@ func (b *Budget) serve(ctx context.Context, region string, q *queue) {
 		b.mu.Unlock()
 		err := b.update(ctx, region, q, func(r flowrun.Region) flowrun.Region {
 			for _, w := range batch {
-				r, w.granted = r.Reserve(w.newJob, w.latest, b.quota, b.now())
+				if !w.Unused.IsZero() {
+					r = r.Returned(w.Unused, w.NewJob)
+				}
+				r, w.granted = r.Reserve(w.NewJob, w.Latest, b.quota, b.now())
 			}
 			return r
 		})

@@ -52,7 +52,7 @@ func TestInstancesShareTheQuota(t *testing.T) {
 			b := quota.New(l, limits, time.Now)
 			for range 200 {
 				g.Go(func() error {
-					at, ok, err := b.Launch(t.Context(), region, true, time.Time{})
+					at, ok, err := b.Launch(t.Context(), region, quota.Ask{NewJob: true})
 					if err == nil && !ok {
 						err = errors.New("nothing was granted")
 					}
@@ -89,7 +89,7 @@ func TestAFailingLedgerIsTold(t *testing.T) {
 		var failed atomic.Int32
 		for range 10 {
 			g.Go(func() error {
-				if _, _, err := b.Launch(t.Context(), region, true, time.Time{}); errors.Is(err, errDown) {
+				if _, _, err := b.Launch(t.Context(), region, quota.Ask{NewJob: true}); errors.Is(err, errDown) {
 					failed.Add(1)
 				}
 				return nil
@@ -100,7 +100,7 @@ func TestAFailingLedgerIsTold(t *testing.T) {
 			t.Errorf("%d of 10 were told", failed.Load())
 		}
 		l.fail.Store(false)
-		if _, ok, err := b.Launch(t.Context(), region, true, time.Time{}); err != nil || !ok {
+		if _, ok, err := b.Launch(t.Context(), region, quota.Ask{NewJob: true}); err != nil || !ok {
 			t.Errorf("then: %t, %v", ok, err)
 		}
 	})
@@ -113,14 +113,14 @@ func TestALaunchThatEndsDoesNotTakeTheOthersAlong(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var g errgroup.Group
 		g.Go(func() error {
-			if _, _, err := b.Launch(ctx, region, true, time.Time{}); !errors.Is(err, context.Canceled) {
+			if _, _, err := b.Launch(ctx, region, quota.Ask{NewJob: true}); !errors.Is(err, context.Canceled) {
 				t.Errorf("the one that ended: %v", err)
 			}
 			return nil
 		})
 		synctest.Wait()
 		g.Go(func() error {
-			_, _, err := b.Launch(t.Context(), region, true, time.Time{})
+			_, _, err := b.Launch(t.Context(), region, quota.Ask{NewJob: true})
 			return err
 		})
 		cancel()
@@ -143,7 +143,7 @@ func TestARefusalIsKnownToAllWhoAsk(t *testing.T) {
 		if !until.After(time.Now()) || reason != "quota exceeded" {
 			t.Errorf("closed until %s for %q", until, reason)
 		}
-		at, ok, err := b.Launch(t.Context(), region, true, time.Now().Add(time.Second))
+		at, ok, err := b.Launch(t.Context(), region, quota.Ask{NewJob: true, Latest: time.Now().Add(time.Second)})
 		if err != nil || ok || at.Before(until) {
 			t.Errorf("the other was granted %s, %t, %v", at, ok, err)
 		}
@@ -157,7 +157,7 @@ func TestARefusalIsKnownToAllWhoAsk(t *testing.T) {
 		if err := b.Accepted(t.Context(), region); err != nil || l.updates.Load() != before {
 			t.Errorf("a success of an open region asked the ledger, %v", err)
 		}
-		if _, ok, err := a.Launch(t.Context(), region, true, time.Now().Add(time.Second)); !ok || err != nil {
+		if _, ok, err := a.Launch(t.Context(), region, quota.Ask{NewJob: true, Latest: time.Now().Add(time.Second)}); !ok || err != nil {
 			t.Errorf("after it was opened: %t, %v", ok, err)
 		}
 	})

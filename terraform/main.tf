@@ -73,6 +73,7 @@ locals {
     FIRESTORE_DATABASE          = google_firestore_database.ledger.name
     TOPIC_LIFECYCLE             = google_pubsub_topic.lifecycle.name
     CLOUD_RUN_WRITES_PER_MINUTE = tostring(var.cloud_run_quota.writes_per_minute)
+    CLOUD_RUN_READS_PER_MINUTE  = tostring(var.cloud_run_quota.reads_per_minute)
     CLOUD_RUN_MAX_JOBS          = tostring(var.cloud_run_quota.jobs)
     }, var.log_location == null ? { LOG_READS_PER_MINUTE = "0" } : { LOG_VIEW = local.log_view },
     var.retries == null ? {} : { RETRIES = jsonencode(var.retries) },

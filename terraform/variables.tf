@@ -259,16 +259,17 @@ variable "policy" {
 }
 
 variable "cloud_run_quota" {
-  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, and jobs. Launches keep to it, all instances together; more wait as AwaitingCapacity."
+  description = "The project's quota in each of job_regions: write and job run requests a minute, the smaller of both, read requests, and jobs. Launches keep to it, all instances together; more wait as AwaitingCapacity."
   type = object({
     writes_per_minute = optional(number, 180)
+    reads_per_minute  = optional(number, 3000)
     jobs              = optional(number, 1000)
   })
   default = {}
 
   validation {
-    condition     = var.cloud_run_quota.writes_per_minute >= 60 && var.cloud_run_quota.jobs >= 1
-    error_message = "cloud_run_quota: write writes_per_minute of 60 or more, and jobs of 1 or more, as the console's page of quotas says."
+    condition     = var.cloud_run_quota.writes_per_minute >= 60 && var.cloud_run_quota.reads_per_minute >= 60 && var.cloud_run_quota.jobs >= 1
+    error_message = "cloud_run_quota: write writes_per_minute and reads_per_minute of 60 or more, and jobs of 1 or more, as the console's page of quotas says."
   }
 }
 

@@ -57,7 +57,7 @@ func newLauncher(ctx context.Context, s install.Surroundings, cfg config, log *s
 	if err != nil {
 		return c, nil, err
 	}
-	return c, launch.New(c.Prefect, c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Budget, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
+	return c, launch.New(c.Prefect, c.Prefect, c.Prefect, launch.Lookup(c.Prefect), c.CloudRun, c.Budget, c.Budget, c.Ledger, c.Settler, c.Messages, log, cfg.WorkPools, launch.Config{
 		Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 		Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 		EarlyRead: cfg.EarlyRead, Slots: cfg.Slots, InPlace: 5 * time.Second, CapacityWait: cfg.CapacityWait,

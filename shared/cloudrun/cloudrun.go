@@ -202,6 +202,8 @@ type Client struct {
 	jobs       *run.JobsClient
 	executions *run.ExecutionsClient
 	tasks      *run.TasksClient
+	// ask is asked before each read.
+	ask func(ctx context.Context, project, region string) error
 }
 
 // New returns a client. The options are the Google API's, an emulator's endpoint for one.
@@ -218,7 +220,16 @@ func New(ctx context.Context, opts ...option.ClientOption) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a Cloud Run tasks client: %w", err)
 	}
-	return &Client{jobs: jobs, executions: executions, tasks: tasks}, nil
+	free := func(context.Context, string, string) error { return nil }
+	return &Client{jobs: jobs, executions: executions, tasks: tasks, ask: free}, nil
+}
+
+// Asking returns a client on the same connections that asks before each read, each page of a
+// list included, whether it may be made. The read's error is then ask's.
+func (c *Client) Asking(ask func(ctx context.Context, project, region string) error) *Client {
+	asking := *c
+	asking.ask = ask
+	return &asking
 }
 
 // Close closes the client's connections.
@@ -285,6 +296,9 @@ func SetKeep(j *runpb.Job) {
 func (c *Client) Job(ctx context.Context, n JobName) (Job, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
+	if err := c.ask(ctx, n.Project, n.Region); err != nil {
+		return Job{}, err
+	}
 	j, err := c.jobs.GetJob(ctx, &runpb.GetJobRequest{Name: n.String()}, reads)
 	if err != nil {
 		return Job{}, classify("read job "+n.String(), err)
@@ -295,7 +309,7 @@ func (c *Client) Job(ctx context.Context, n JobName) (Job, error) {
 // Jobs lists all jobs of a project in a region.
 func (c *Client) Jobs(ctx context.Context, project, region string) iter.Seq2[Job, error] {
 	it := c.jobs.ListJobs(ctx, &runpb.ListJobsRequest{Parent: location(project, region)}, reads)
-	return all("list jobs in "+location(project, region), it.Next, job)
+	return all("list jobs in "+location(project, region), c.asking(ctx, project, region, it.PageInfo()), it.Next, job)
 }
 
 // Execution reads an execution and, where it ended in a way that its conditions do not
@@ -303,6 +317,9 @@ func (c *Client) Jobs(ctx context.Context, project, region string) iter.Seq2[Job
 func (c *Client) Execution(ctx context.Context, n ExecutionName) (Execution, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
+	if err := c.ask(ctx, n.Project, n.Region); err != nil {
+		return Execution{}, err
+	}
 	x, err := c.executions.GetExecution(ctx, &runpb.GetExecutionRequest{Name: n.String()}, reads)
 	if err != nil {
 		return Execution{}, classify("read execution "+n.String(), err)
@@ -324,9 +341,12 @@ func (c *Client) lastAttempt(ctx context.Context, n ExecutionName, message strin
 	if m := taskWording.FindStringSubmatch(message); m != nil {
 		task = m[1]
 	}
+	if c.ask(ctx, n.Project, n.Region) != nil {
+		return nil // it refines the message, no more
+	}
 	t, err := c.tasks.GetTask(ctx, &runpb.GetTaskRequest{Name: n.String() + "/tasks/" + task}, reads)
 	if err != nil {
-		return nil // it refines the message, no more
+		return nil // likewise
 	}
 	return t.GetLastAttemptResult()
 }
@@ -334,7 +354,7 @@ func (c *Client) lastAttempt(ctx context.Context, n ExecutionName, message strin
 // Executions lists all executions of a project in a region, ended ones included.
 func (c *Client) Executions(ctx context.Context, project, region string) iter.Seq2[Execution, error] {
 	it := c.executions.ListExecutions(ctx, &runpb.ListExecutionsRequest{Parent: JobName{project, region, "-"}.String()}, reads)
-	return all("list executions in "+location(project, region), it.Next, execution)
+	return all("list executions in "+location(project, region), c.asking(ctx, project, region, it.PageInfo()), it.Next, execution)
 }
 
 // CancelExecution asks Cloud Run to stop the execution: SIGTERM, 10 s, SIGKILL. It does not
@@ -367,15 +387,31 @@ var reads = gax.WithRetry(func() gax.Retryer {
 	return gax.OnCodes([]codes.Code{codes.Unavailable}, gax.Backoff{Initial: 200 * time.Millisecond, Max: 2 * time.Second, Multiplier: 2})
 })
 
-func all[P, T any](act string, next func() (P, error), convert func(P) T) iter.Seq2[T, error] {
+// asking returns what has to be done before the next item of a list is taken.
+func (c *Client) asking(ctx context.Context, project, region string, page *iterator.PageInfo) func() error {
+	first := true
+	return func() error {
+		if page.Remaining() > 0 || page.Token == "" && !first {
+			return nil
+		}
+		first = false
+		return c.ask(ctx, project, region)
+	}
+}
+
+func all[P, T any](act string, before func() error, next func() (P, error), convert func(P) T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
+		var zero T
 		for {
+			if err := before(); err != nil {
+				yield(zero, err)
+				return
+			}
 			p, err := next()
 			if errors.Is(err, iterator.Done) {
 				return
 			}
 			if err != nil {
-				var zero T
 				yield(zero, classify(act, err))
 				return
 			}

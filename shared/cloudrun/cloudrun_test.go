@@ -2,6 +2,9 @@ package cloudrun_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"iter"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -336,4 +339,54 @@ func TestOnlyPrefectsCommandListensForCancellation(t *testing.T) {
 			t.Errorf("%q: %v", command, got)
 		}
 	}
+}
+
+// TestEachReadIsAskedFor holds that no read is made, and no page of a list, that was refused.
+func TestEachReadIsAskedFor(t *testing.T) {
+	r := newRig(t, cloudruntest.Options{})
+	for i := range 101 { // two pages
+		r.create(t, fmt.Sprintf("job-%d", i), shell("true"))
+	}
+	refused := &flowrun.Error{Fault: flowrun.Refused}
+	name := cloudrun.JobName{Project: project, Region: region, Job: "job-0"}
+	for act, c := range map[string]struct {
+		read func(*cloudrun.Client) error
+		want int
+	}{
+		"a job":      {func(c *cloudrun.Client) error { _, err := c.Job(t.Context(), name); return err }, 1},
+		"all jobs":   {func(c *cloudrun.Client) error { return last(c.Jobs(t.Context(), project, region)) }, 2},
+		"executions": {func(c *cloudrun.Client) error { return last(c.Executions(t.Context(), project, region)) }, 2},
+		"a write": {func(c *cloudrun.Client) error {
+			return c.DeleteJob(t.Context(), cloudrun.JobName{Project: project, Region: region, Job: "none"})
+		}, 0},
+		"an execution": {func(c *cloudrun.Client) error {
+			_, err := c.Execution(t.Context(), name.Execution(cloudrun.Token))
+			return err
+		}, 1},
+	} {
+		asked, refuse := 0, false
+		client := r.Asking(func(_ context.Context, p, in string) error {
+			if asked++; p != project || in != region {
+				t.Errorf("%s is asked for in %s/%s", act, p, in)
+			}
+			if refuse {
+				return refused
+			}
+			return nil
+		})
+		if err := c.read(client); err != nil && flowrun.FaultOf(err) != flowrun.NotFound || asked != c.want {
+			t.Errorf("%s is asked for %d times, want %d: %v", act, asked, c.want, err)
+		}
+		refuse = true
+		if err := c.read(client); c.want > 0 && !errors.Is(err, refused) {
+			t.Errorf("%s that was refused: %v", act, err)
+		}
+	}
+}
+
+// last goes through a list and returns its error.
+func last[T any](list iter.Seq2[T, error]) (err error) {
+	for _, err = range list {
+	}
+	return err
 }

@@ -36,6 +36,10 @@ type Region struct {
 	LastDeletion time.Time   `firestore:"lastDeletion"`
 	Deletions    []time.Time `firestore:"deletions"`
 
+	// Reads are those of the minute, numbered since 1970, that instances have taken for themselves.
+	Minute int64 `firestore:"minute"`
+	Reads  int   `firestore:"reads"`
+
 	// Slots is from when on each of the jobs of launch mode slots may be taken for a launch.
 	Slots []time.Time `firestore:"slots"`
 }
@@ -46,6 +50,8 @@ type Quota struct {
 	Writes int
 	// Jobs that may exist.
 	Jobs int
+	// Reads in a minute.
+	Reads int
 }
 
 const (
@@ -172,6 +178,20 @@ func (r Region) Spent(n int, q Quota, now time.Time) Region {
 	}
 	return r.grant(now, n, q, now)
 }
+
+// TakeReads takes at most n reads of the minute, for whoever makes them by its end. The number
+// that was taken is 0 where none are left.
+func (r Region) TakeReads(n int, q Quota, now time.Time) (after Region, taken int) {
+	if minute := Minute(now); r.Minute != minute {
+		r.Minute, r.Reads = minute, 0
+	}
+	taken = max(0, min(n, q.Reads-r.Reads))
+	r.Reads += taken
+	return r, taken
+}
+
+// Minute numbers, since 1970, the minute that t is in.
+func Minute(t time.Time) int64 { return t.Unix() / 60 }
 
 // Refused closes the region after Cloud Run refused a write, longer each time in a row.
 func (r Region) Refused(reason string, now time.Time) Region {

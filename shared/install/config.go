@@ -97,6 +97,7 @@ type Core struct {
 
 	// Quotas are Cloud Run's for each region, and shared by everything in the project.
 	WritesPerMinute int `env:"CLOUD_RUN_WRITES_PER_MINUTE" envDefault:"180" expect:"the project's quota of write and of job run requests per minute and region, the smaller one, 60 or more"`
+	ReadsPerMinute  int `env:"CLOUD_RUN_READS_PER_MINUTE" envDefault:"3000" expect:"the project's quota of read requests per minute and region, 60 or more"`
 	MaxJobs         int `env:"CLOUD_RUN_MAX_JOBS" envDefault:"1000" expect:"the project's quota of jobs per region, 1 or more"`
 
 	CloudRunEmulator string `env:"CLOUD_RUN_EMULATOR_HOST" expect:"host:port of a Cloud Run emulator"`
@@ -232,6 +233,9 @@ func (c Core) Validate() error {
 	}
 	if c.WritesPerMinute < 60 {
 		errs = append(errs, Invalid[Core]("CLOUD_RUN_WRITES_PER_MINUTE", fmt.Sprint(c.WritesPerMinute)))
+	}
+	if c.ReadsPerMinute < 60 {
+		errs = append(errs, Invalid[Core]("CLOUD_RUN_READS_PER_MINUTE", fmt.Sprint(c.ReadsPerMinute)))
 	}
 	if c.MaxJobs < 1 {
 		errs = append(errs, Invalid[Core]("CLOUD_RUN_MAX_JOBS", fmt.Sprint(c.MaxJobs)))

@@ -56,7 +56,7 @@ func TestDefaultsAreWhatADeployedInstallationNeeds(t *testing.T) {
 				RetryDelay: 30 * time.Second, RetryMemory: "32Gi",
 			},
 			WorkPools: []string{"etl", "ml"}, Regions: []string{"europe-west1"}, TasksQueue: "projects/p/locations/l/queues/q",
-			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", LogView: "locations/global/buckets/_Default/views/_Default", LogReads: 10, Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, MaxJobs: 1000,
+			TasksServiceAccount: "tasks@p.iam.gserviceaccount.com", LogView: "locations/global/buckets/_Default/views/_Default", LogReads: 10, Ledger: "firestore", Database: "(default)", WritesPerMinute: 180, ReadsPerMinute: 3000, MaxJobs: 1000,
 		},
 	}
 	// Firestore's, Cloud Run's and the tasks' emulator are empty.

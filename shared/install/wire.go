@@ -142,7 +142,10 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 	if c.Lifecycle != "" {
 		clients.Ledger = lifecycle.New(clients.Ledger, NewTopic(s, common, c.Lifecycle), common.Name, log, time.Now)
 	}
-	clients.Budget = quota.New(clients.Ledger, flowrun.Quota{Writes: c.WritesPerMinute, Jobs: c.MaxJobs}, time.Now)
+	clients.Budget = quota.New(clients.Ledger, flowrun.Quota{Writes: c.WritesPerMinute, Reads: c.ReadsPerMinute, Jobs: c.MaxJobs}, time.Now)
+	clients.CloudRun = clients.CloudRun.Asking(func(ctx context.Context, project, region string) error {
+		return clients.Budget.Read(ctx, quota.Region(project, region))
+	})
 	tasks, err := cloudtasks.NewClient(ctx, s.google(c.TasksEmulator)...)
 	if err != nil {
 		return clients, fmt.Errorf("make a Cloud Tasks client: %w", err)
@@ -166,7 +169,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions,
 		Lines: lines, Logs: clients.Prefect, Now: time.Now, Random: s.Random,
 	}
-	clients.Settler = settle.New(clients.Prefect, clients.CloudRun, clients.Ledger, clients.Messages, log, clients.SettleConfig)
+	clients.Settler = settle.New(clients.Prefect, spending{clients.CloudRun, clients.Budget, log}, clients.Ledger, clients.Messages, log, clients.SettleConfig)
 	return clients, nil
 }
 

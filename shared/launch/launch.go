@@ -57,7 +57,6 @@ type Ledger interface {
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
 	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
-	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 }
 
 // Config holds the limits of launching. Durations are settle.Config's where they have the same name.
@@ -106,6 +105,7 @@ type Launcher struct {
 	lookup   jobtemplate.Lookup
 	cloudRun CloudRun
 	budget   Budget
+	slots    Slots
 	ledger   Ledger
 	settler  *settle.Settler
 	messages settle.Messages
@@ -117,7 +117,7 @@ type Launcher struct {
 }
 
 // New returns a launcher for the work pools named.
-func New(f FlowRuns, w Waiting, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, b Budget, l Ledger, s *settle.Settler, m settle.Messages,
+func New(f FlowRuns, w Waiting, c Catalog, lookup jobtemplate.Lookup, cr CloudRun, b Budget, sl Slots, l Ledger, s *settle.Settler, m settle.Messages,
 	log *slog.Logger, pools []string, cfg Config,
 ) *Launcher {
 	ours := map[string]bool{}
@@ -125,7 +125,7 @@ func New(f FlowRuns, w Waiting, c Catalog, lookup jobtemplate.Lookup, cr CloudRu
 		ours[p] = true
 	}
 	return &Launcher{
-		flowRuns: f, queue: w, catalog: c, lookup: lookup, cloudRun: cr, budget: b, ledger: l, settler: s, messages: m,
+		flowRuns: f, queue: w, catalog: c, lookup: lookup, cloudRun: cr, budget: b, slots: sl, ledger: l, settler: s, messages: m,
 		log: log, pools: ours, cfg: cfg,
 	}
 }

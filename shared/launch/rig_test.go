@@ -124,7 +124,7 @@ func (r *rig) start(apiURL string, o cloudruntest.Options, change ...func(*launc
 		c(&cfg)
 	}
 	r.budget = quota.New(r.ledger, flowrun.Quota{Writes: 180, Jobs: 1000}, r.now)
-	r.launcher = launch.New(r, r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.budget, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
+	r.launcher = launch.New(r, r, r.prefect, launch.Lookup(r.prefect), r.cloudRun, r.budget, r.budget, told, r.settler, r.messages, log, []string{"etl", "guide"}, cfg)
 	r.flowRuns = r.prefect
 	return r
 }

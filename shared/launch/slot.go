@@ -8,7 +8,6 @@ import (
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
-	"github.com/pushpool/pushpool/shared/quota"
 )
 
 const (
@@ -21,6 +20,12 @@ const (
 	// slotTries bounds the slots that one launch looks at.
 	slotTries = 5
 )
+
+// Slots keeps the jobs of launch mode slots, so that no two launches take the same one at a time.
+type Slots interface {
+	TakeSlot(ctx context.Context, region string, of int, until time.Time) (slot int, ok bool, err error)
+	KeepSlot(ctx context.Context, region string, slot int, until time.Time) error
+}
 
 // errSlots marks a launch for which there was no slot, which says nothing about Cloud Run.
 var errSlots = errors.New("no slot")
@@ -102,12 +107,7 @@ func (l *Launcher) occupied(ctx context.Context, job cloudrun.Job) (bool, error)
 
 // takeSlot takes the slot of the region that has been left alone longest.
 func (l *Launcher) takeSlot(ctx context.Context, n cloudrun.JobName) (slot int, err error) {
-	ok := false
-	_, err = l.ledger.UpdateRegion(ctx, quota.Region(n.Project, n.Region), func(r flowrun.Region) (flowrun.Region, error) {
-		now := l.cfg.Now()
-		r, slot, ok = r.TakeSlot(l.cfg.Slots, now.Add(slotFor), now)
-		return r, nil
-	})
+	slot, ok, err := l.slots.TakeSlot(ctx, place(n), l.cfg.Slots, l.cfg.Now().Add(slotFor))
 	if err == nil && !ok {
 		err = &flowrun.Error{
 			Fault: flowrun.Refused, Act: "take a slot in " + n.Region,
@@ -119,10 +119,7 @@ func (l *Launcher) takeSlot(ctx context.Context, n cloudrun.JobName) (slot int, 
 
 // keepSlot has a slot left alone for longer. Where the ledger fails the job itself says so again.
 func (l *Launcher) keepSlot(ctx context.Context, n cloudrun.JobName, slot int) {
-	_, err := l.ledger.UpdateRegion(ctx, quota.Region(n.Project, n.Region), func(r flowrun.Region) (flowrun.Region, error) {
-		return r.KeepSlot(slot, l.cfg.Now().Add(slotBusy)), nil
-	})
-	if err != nil {
+	if err := l.slots.KeepSlot(ctx, place(n), slot, l.cfg.Now().Add(slotBusy)); err != nil {
 		l.log.WarnContext(ctx, "a slot that is starting an execution is looked at by the next launch, too", "job", n.String(), "error", err)
 	}
 }

@@ -4,6 +4,7 @@ package quota
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ type Ledger interface {
 	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 }
 
-// Budget grants writes to Cloud Run. It is safe for concurrent use. Callers of one process
+// Budget grants writes to Cloud Run, and reads. It is safe for concurrent use. Callers of one process
 // that come at the same time share one transaction, so that a region's document is not what
 // hundreds of launches queue for.
 type Budget struct {
@@ -26,6 +27,15 @@ type Budget struct {
 
 	mu     sync.Mutex
 	queues map[string]*queue
+	reads  map[string]*reads
+}
+
+// reads are those of one region and minute that the process may still make. Who has put
+// something into turn may change them.
+type reads struct {
+	turn   chan struct{}
+	minute int64
+	left   int // -1 where the ledger had none left
 }
 
 // queue is the asking for one region. Its mu is the budget's.
@@ -57,7 +67,7 @@ type request struct {
 
 // New returns a budget with the quota of every region.
 func New(l Ledger, q flowrun.Quota, now func() time.Time) *Budget {
-	return &Budget{ledger: l, quota: q, now: now, queues: map[string]*queue{}}
+	return &Budget{ledger: l, quota: q, now: now, queues: map[string]*queue{}, reads: map[string]*reads{}}
 }
 
 // Region names a region of a project in the ledger.
@@ -160,6 +170,65 @@ func (b *Budget) Accepted(ctx context.Context, region string) error {
 // Spent tells of n writes in the region that cannot wait for a grant, as a cancellation cannot.
 func (b *Budget) Spent(ctx context.Context, region string, n int) error {
 	return b.change(ctx, region, func(r flowrun.Region) flowrun.Region { return r.Spent(n, b.quota, b.now()) })
+}
+
+// readsAtOnce is how many reads a process takes for itself at a time.
+const readsAtOnce = 100
+
+// Read grants a read in the region. Where the minute's are used up, the error is Refused. Who
+// cannot ask the ledger reads all the same.
+func (b *Budget) Read(ctx context.Context, region string) error {
+	b.mu.Lock()
+	if b.reads[region] == nil {
+		b.reads[region] = &reads{turn: make(chan struct{}, 1)}
+	}
+	own := b.reads[region]
+	b.mu.Unlock()
+	select {
+	case own.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("ask for a read in %s: %w", region, context.Cause(ctx))
+	}
+	defer func() { <-own.turn }()
+	if now := flowrun.Minute(b.now()); own.minute != now {
+		own.minute, own.left = now, 0
+	}
+	if own.left == 0 {
+		err := b.change(ctx, region, func(r flowrun.Region) flowrun.Region {
+			r, own.left = r.TakeReads(readsAtOnce, b.quota, b.now())
+			return r
+		})
+		if err != nil {
+			own.left = 0
+			return nil
+		}
+		if own.left == 0 {
+			own.left = -1
+		}
+	}
+	if own.left < 0 {
+		return &flowrun.Error{
+			Fault: flowrun.Refused, Act: "read from Cloud Run in " + region, Err: errors.New("this minute's quota of reads is used up"),
+			Hint: "it is tried again by itself; if this goes on, ask for more quota and raise CLOUD_RUN_READS_PER_MINUTE",
+		}
+	}
+	own.left--
+	return nil
+}
+
+// TakeSlot takes, until the given time, the one of so many slots of the region that has been
+// free for longest. ok is false where none is.
+func (b *Budget) TakeSlot(ctx context.Context, region string, of int, until time.Time) (slot int, ok bool, err error) {
+	err = b.change(ctx, region, func(r flowrun.Region) flowrun.Region {
+		r, slot, ok = r.TakeSlot(of, until, b.now())
+		return r
+	})
+	return slot, ok, err
+}
+
+// KeepSlot has a slot of the region left alone until the given time.
+func (b *Budget) KeepSlot(ctx context.Context, region string, slot int, until time.Time) error {
+	return b.change(ctx, region, func(r flowrun.Region) flowrun.Region { return r.KeepSlot(slot, until) })
 }
 
 // Deletions grants at most n deletions of ended jobs between now and until, each at a time

@@ -79,6 +79,48 @@ func TestInstancesShareTheQuota(t *testing.T) {
 	})
 }
 
+// TestInstancesShareTheReads holds that all instances together make no more reads in a minute
+// than the quota, for a few transactions, and that a ledger that fails keeps nobody from reading.
+func TestInstancesShareTheReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &slowLedger{Memory: ledger.NewMemory()}
+		instances := []*quota.Budget{quota.New(l, flowrun.Quota{Reads: 250}, time.Now), quota.New(l, flowrun.Quota{Reads: 250}, time.Now)}
+		read := func() (made int) {
+			var n atomic.Int32
+			var g errgroup.Group
+			for i := range 400 {
+				g.Go(func() error {
+					err := instances[i%2].Read(t.Context(), region)
+					if err == nil {
+						n.Add(1)
+					} else if flowrun.FaultOf(err) != flowrun.Refused {
+						return err
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			return int(n.Load())
+		}
+		minute := func() { time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute))) }
+		minute()
+		if made, asked := read(), l.updates.Load(); made != 250 || asked > 8 {
+			t.Errorf("%d reads in a minute, for %d transactions", made, asked)
+		}
+		minute()
+		if made := read(); made != 250 {
+			t.Errorf("%d reads in the next minute", made)
+		}
+		l.fail.Store(true)
+		minute()
+		if made := read(); made != 400 {
+			t.Errorf("%d reads while the ledger cannot be asked", made)
+		}
+	})
+}
+
 // TestAFailingLedgerIsTold holds that nobody is left waiting, and that the next ask works.
 func TestAFailingLedgerIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,15 +23,16 @@ import (
 // throttle has 50 flow runs wait while Cloud Run answers every launch with 429 for a minute.
 func throttle(ctx context.Context, b *bench) error {
 	const count, closedFor = 50, time.Minute
-	s, err := b.start(ctx, func(o *local.Options) { o.WritesPerMinute = 180 })
+	// PostgreSQL, so that it is Cloud Run that they wait for.
+	s, err := b.start(ctx, func(o *local.Options) { o.WritesPerMinute, o.Postgres = 180, true })
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	opens := time.Now().Add(closedFor)
+	var open atomic.Bool
 	var refused atomic.Int64
 	s.OnCall(func(method string, phase cloudruntest.Phase) error {
-		if phase != cloudruntest.Before || method != "CreateJob" || time.Now().After(opens) {
+		if phase != cloudruntest.Before || method != "CreateJob" || open.Load() {
 			return nil
 		}
 		refused.Add(1)
@@ -40,6 +41,17 @@ func throttle(ctx context.Context, b *bench) error {
 	if err := s.ask(ctx, count); err != nil {
 		return err
 	}
+	if err := s.waiting(ctx, count); err != nil {
+		return err
+	}
+	refused.Store(0)
+	select {
+	case <-time.After(closedFor):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	opens := time.Now()
+	open.Store(true)
 	end, err := s.watch(ctx, count, opens.Add(2*time.Minute))
 	if err != nil {
 		return err
@@ -52,6 +64,23 @@ func throttle(ctx context.Context, b *bench) error {
 	}
 	end.figures(b, count)
 	return nil
+}
+
+// waiting waits until count flow runs exist, however long Prefect takes to create them.
+func (s *stack) waiting(ctx context.Context, count int) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for {
+		states, err := s.states(ctx)
+		if err == nil && states[flowrun.StateScheduled]+states[flowrun.StatePending] >= count {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("%d flow runs were asked for, and there are %v", count, states), err)
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // requests publishes 1,000 run requests at once, for two processes that share Cloud Run's

@@ -280,6 +280,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("PREFECT_REQUESTS_PER_MINUTE", "6000") // a server of one's own has no limit
 	// Neither has an emulator, unless it was given one.
 	set("CLOUD_RUN_WRITES_PER_MINUTE", strconv.Itoa(cmp.Or(s.WritesPerMinute, 60_000)))
+	set("CLOUD_RUN_READS_PER_MINUTE", "60000")
 	set("CLOUD_RUN_MAX_JOBS", strconv.Itoa(cmp.Or(s.MaxJobs, 1000)))
 	set("LAUNCH_MODE", cmp.Or(s.LaunchMode, "job"))
 	set("SLOTS", "100")

@@ -346,6 +346,7 @@ func TestEachReadIsAskedFor(t *testing.T) {
 	r := newRig(t, cloudruntest.Options{})
 	for i := range 101 { // two pages
 		r.create(t, fmt.Sprintf("job-%d", i), shell("true"))
+		r.entry(t)
 	}
 	refused := &flowrun.Error{Fault: flowrun.Refused}
 	name := cloudrun.JobName{Project: project, Region: region, Job: "job-0"}

@@ -41,7 +41,7 @@ func throttle(ctx context.Context, b *bench) error {
 	if err := s.ask(ctx, count); err != nil {
 		return err
 	}
-	if err := s.waiting(ctx, count); err != nil {
+	if err := s.created(ctx, count); err != nil {
 		return err
 	}
 	refused.Store(0)
@@ -66,8 +66,8 @@ func throttle(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// waiting waits until count flow runs exist, however long Prefect takes to create them.
-func (s *stack) waiting(ctx context.Context, count int) error {
+// created waits until count flow runs exist, however long Prefect takes to create them.
+func (s *stack) created(ctx context.Context, count int) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	for {

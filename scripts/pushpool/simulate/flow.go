@@ -64,7 +64,7 @@ func (w *world) run(ctx context.Context, x cloudruntest.Execution, environ, argv
 	if w.loop.park(w.ctx, 0, "start of "+x.Name, func() { w.started(c) }) != nil {
 		return 1, 0
 	}
-	exitCode, signal = c.life(between(w.dice.of(c.name), 3*time.Second, 90*time.Second))
+	exitCode, signal = c.life(between(w.dice.of(c.name), 3*time.Second, w.Load.longest()))
 	_ = w.loop.park(w.ctx, 0, "end of "+x.Name, func() { w.ended(c, exitCode, signal) }) // the world is over
 	return exitCode, signal
 }

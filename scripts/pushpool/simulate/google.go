@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/ledger"
 )
@@ -28,12 +29,16 @@ type registrar map[string]func(ctx context.Context, req any) (any, error)
 
 // RegisterService implements grpc.ServiceRegistrar.
 func (r registrar) RegisterService(d *grpc.ServiceDesc, impl any) {
+	var intercept grpc.UnaryServerInterceptor
+	if s, ok := impl.(*cloudruntest.Server); ok {
+		intercept = s.Intercept
+	}
 	for _, m := range d.Methods {
 		r["/"+d.ServiceName+"/"+m.MethodName] = func(ctx context.Context, req any) (any, error) {
 			return m.Handler(impl, ctx, func(into any) error {
 				proto.Merge(into.(proto.Message), req.(proto.Message)) //nolint:forcetypeassert // both are gRPC's
 				return nil
-			}, nil)
+			}, intercept)
 		}
 	}
 }
@@ -47,7 +52,7 @@ func (i *instance) google(ctx context.Context, method string, req, reply any, _ 
 	err := i.call(ctx, to, what, flowRun, func(f fault) {
 		unavailable := status.Error(codes.Unavailable, "The service is currently unavailable.")
 		switch {
-		case f.kind == CloudRun429:
+		case f.kind == CloudRun429, w.refuses(method):
 			failed = status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Write requests' and limit 'Write requests per minute per region'")
 			return
 		case f.kind == CloudRun503Before, f.kind == PublishUnavailable && w.dice.of("lost "+f.name).IntN(2) == 0:
@@ -63,6 +68,7 @@ func (i *instance) google(ctx context.Context, method string, req, reply any, _ 
 			return
 		}
 		answer, failed = call(w.ctx, req)
+		w.answered(method, failed)
 		if f.kind == CloudRun503After || f.kind == PublishUnavailable {
 			failed = unavailable
 		}

@@ -28,6 +28,8 @@ type Options struct {
 	Calm bool
 	// Trace keeps a timeline.
 	Trace bool
+	// Load has all flow runs come at once, within quotas.
+	Load *Load
 
 	only    map[string]bool // the faults that may strike; nil: all
 	without map[string]bool // flow runs that do not come

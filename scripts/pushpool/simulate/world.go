@@ -164,6 +164,7 @@ func newWorld(o Options) *world {
 		Now: w.serverTime, APIKey: apiKey, Webhooks: webhookCalls{w}, OnState: w.onState,
 	})
 	w.cloudRun = cloudruntest.New(cloudruntest.Options{
+		WritesPerMinute: w.Load.quota().WritesPerMinute, MaxJobs: w.Load.quota().MaxJobs, MaxExecutions: w.Load.quota().MaxExecutions,
 		Run: w.run, Delays: w.delays, Secrets: map[string]string{"prefect-api-key": apiKey},
 		Publish: func(_ context.Context, entry []byte) error {
 			w.loop.at(time.Now(), "entry "+entryJob(entry), func() { w.onEntry(entry) })
@@ -231,13 +232,13 @@ func (of *installation) replace(i *instance) {
 // new code do not agree on everything.
 func (of *installation) environ() []string {
 	lease := []string{"75s", "90s", "60s"}[of.deploys%3]
-	return []string{
+	return append([]string{
 		"GOOGLE_CLOUD_PROJECT=" + project, "INSTALL_NAME=" + of.name, "WORK_POOLS=" + strings.Join(of.pools, ","),
 		"REGIONS=" + region + "," + second, "OVERFLOW_REGIONS=" + region + "," + second, "TOPIC_FLOW_RUNS=" + of.name + "-flow-runs", "DEAD_LETTER_TOPIC=" + of.name + "-dead-letter",
 		"TASKS_QUEUE=projects/" + project + "/locations/" + region + "/queues/" + of.name, "TASKS_SERVICE_ACCOUNT=tasks@example.com",
 		"WEBHOOK_SECRETS=" + webhookSecret, "LEDGER=memory", "LEASE=" + lease, "PREFECT_API_URL=http://prefect.test/api",
 		"PREFECT_API_KEY=" + apiKey, "CONTAINER_PREFECT_API_KEY_SECRET=prefect-api-key", "PREFECT_REQUESTS_PER_MINUTE=60000",
-	}
+	}, of.w.Load.environ()...)
 }
 
 // actor is who calls Prefect; the zero value is a person.

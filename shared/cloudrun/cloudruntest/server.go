@@ -129,7 +129,7 @@ func Start(o Options) (*Server, error) {
 		return nil, fmt.Errorf("listen for Cloud Run: %w", err)
 	}
 	s := New(o)
-	s.listener, s.grpc = listener, grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
+	s.listener, s.grpc = listener, grpc.NewServer(grpc.UnaryInterceptor(s.Intercept))
 	s.Register(s.grpc)
 	go func() { _ = s.grpc.Serve(listener) }() // ends with Close
 	return s, nil
@@ -216,7 +216,8 @@ func (s *Server) pause(d time.Duration) bool {
 	}
 }
 
-func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+// Intercept does before and after a call what the options say: quotas, faults.
+func (s *Server) Intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	method := path.Base(info.FullMethod)
 	if s.options.Intercept == nil {
 		if err := s.charge(method, req); err != nil {

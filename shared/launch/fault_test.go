@@ -122,6 +122,14 @@ func TestARefusalIsNotTheEndOfALaunchThatWasMade(t *testing.T) {
 		"the template is broken by now": func(r *rig) {
 			r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"image": "{{ prefect.blocks.secret.nowhere }}"}})
 		},
+		"the template is broken by now, the ledger lost": func(r *rig) {
+			r.ledger.lose()
+			r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"image": "{{ prefect.blocks.secret.nowhere }}"}})
+		},
+		"the job would have another name, the ledger lost": func(r *rig) {
+			r.ledger.lose()
+			r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"name": "another"}})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)

@@ -66,8 +66,8 @@ var mutants = []mutant{
 	{
 		name: "region changed after an unclear try", rule: "1, one execution",
 		file: "shared/launch/capacity.go",
-		old:  "if !errors.Is(err, errCapacity) && !errors.Is(err, errSlots) {",
-		new:  "if !errors.Is(err, errCapacity) && !errors.Is(err, errSlots) && (err == nil || flowrun.FaultOf(err) != flowrun.Unclear) {",
+		old:  "case !errors.Is(err, errSlots):",
+		new:  "case !errors.Is(err, errSlots) && (err == nil || flowrun.FaultOf(err) != flowrun.Unclear):",
 	},
 	{
 		name: "verdict not reported", rule: "3, every verdict reaches Prefect",

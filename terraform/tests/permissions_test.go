@@ -175,7 +175,6 @@ var asked = map[string][]string{
 	"run.ExecutionsClient.GetExecution":    {"run.executions.get"},
 	"run.ExecutionsClient.ListExecutions":  {"run.executions.list"},
 	"run.ExecutionIterator.Next":           {"run.executions.list"},
-	"run.JobIterator.Next":                 {"run.jobs.list"},
 	"run.JobIterator.PageInfo":             nil,
 	"run.ExecutionIterator.PageInfo":       nil,
 	"run.ExecutionsClient.CancelExecution": {"run.executions.cancel"},

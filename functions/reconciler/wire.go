@@ -59,12 +59,12 @@ func newSweeper(ctx context.Context, s install.Surroundings, cfg config, acts *s
 		return nil, err
 	}
 	records, cloudRun, messages := over(c.Ledger), acts.CloudRun(c.CloudRun), acts.Messages(c.Messages)
-	settler := settle.New(acts.Prefect(c.Prefect), cloudRun, records, messages, log, acts.Settling(c.SettleConfig))
+	settler := settle.New(acts.Prefect(c.Prefect), acts.CloudRun(install.Spending{Client: c.CloudRun, Budget: c.Budget, Log: log}), records, messages, log, acts.Settling(c.SettleConfig))
 	writes := quota.New(records, flowrun.Quota{Writes: cfg.WritesPerMinute, Jobs: cfg.MaxJobs}, time.Now)
 	ahead := lookahead.New(c.Prefect, records, messages, cfg.LookAhead, time.Now)
 	return sweep.New(c.Prefect, acts.Pools(c.Prefect), ahead, cloudRun, writes, records, settler, messages, acts, log, sweep.Config{
 		WorkPools: cfg.WorkPools, Projects: c.SettleConfig.Projects, Regions: cfg.Regions, Name: cfg.Name,
 		EventGrace: cfg.EventGrace, MaxLooks: cfg.maxLooks(), MaxChecks: maxChecks,
-		Readiness: cfg.Readiness, KeepJobsFor: cfg.KeepJobsFor, Now: time.Now,
+		Readiness: cfg.Readiness, KeepJobsFor: cfg.KeepJobsFor, MaxDeletes: cfg.WritesPerMinute / 2, Now: time.Now,
 	}), nil
 }

@@ -27,7 +27,7 @@ func TestWhatStopsCountsAgainstTheQuota(t *testing.T) {
 	t.Cleanup(func() { _ = client.Close() })
 	now := time.Now()
 	budget := quota.New(ledger.NewMemory(), flowrun.Quota{Writes: 65, Jobs: 1000}, func() time.Time { return now })
-	s := spending{client, budget, slog.New(slog.DiscardHandler)}
+	s := Spending{client, budget, slog.New(slog.DiscardHandler)}
 	job := cloudrun.JobName{Project: "p", Region: "r", Job: "j"}
 	for range 30 {
 		if err := s.CancelExecution(t.Context(), job.Execution(cloudrun.Token)); err != nil {

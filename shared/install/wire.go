@@ -169,7 +169,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions,
 		Lines: lines, Logs: clients.Prefect, Now: time.Now, Random: s.Random,
 	}
-	clients.Settler = settle.New(clients.Prefect, spending{clients.CloudRun, clients.Budget, log}, clients.Ledger, clients.Messages, log, clients.SettleConfig)
+	clients.Settler = settle.New(clients.Prefect, Spending{clients.CloudRun, clients.Budget, log}, clients.Ledger, clients.Messages, log, clients.SettleConfig)
 	return clients, nil
 }
 

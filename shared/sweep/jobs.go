@@ -20,9 +20,8 @@ import (
 const (
 	// maxStrays bounds the executions that one sweep looks at because the ledger does not hold them.
 	maxStrays = 20
-	// maxDeletes bounds the jobs of a region that one sweep deletes: half of Cloud Run's
-	// default quota of writes in a minute.
-	maxDeletes = 90
+	// defaultDeletes is Config.MaxDeletes where that is zero: of Cloud Run's default quota.
+	defaultDeletes = 90
 )
 
 // sight is what a sweep has seen of Cloud Run and of the ledger.
@@ -185,7 +184,7 @@ func (s *Sweeper) cleanUp(ctx context.Context, seen *sight, w *work) error {
 		rec, open := seen.open[job.Labels[cloudrun.LabelFlowRun]]
 		since, ended := job.Ended()
 		switch {
-		case !ended || job.Keep || job.Name.Slot() || len(old[region]) == maxDeletes:
+		case !ended || job.Keep || job.Name.Slot() || len(old[region]) == cmp.Or(s.cfg.MaxDeletes, defaultDeletes):
 		case open && string(rec.LaunchID) == job.Labels[cloudrun.LabelLaunch]:
 		case s.writes.NearCap(total[region]) || !s.cfg.Now().Before(since.Add(s.cfg.KeepJobsFor)):
 			old[region] = append(old[region], job)

@@ -112,7 +112,9 @@ type Config struct {
 	Readiness bool
 	// KeepJobsFor is how long a job is kept after its execution ended, unless there are too many.
 	KeepJobsFor time.Duration
-	Now         func() time.Time
+	// MaxDeletes bounds the jobs of a region that one sweep deletes: half of its quota of writes in a minute.
+	MaxDeletes int
+	Now        func() time.Time
 }
 
 // Sweeper sweeps an installation's work pools.

@@ -66,3 +66,32 @@ func TestALoadThatIsRefusedIsLaunchedSoonAfter(t *testing.T) {
 		t.Errorf("the last flow run was launched %s after Cloud Run took launches again", last)
 	}
 }
+
+// TestASustainedLoadDoesNotStop holds that more flow runs than there may be jobs go on at half
+// the quota of writes, the other half being deletions, and that slots are as fast as the quota.
+func TestASustainedLoadDoesNotStop(t *testing.T) {
+	count, jobs, writes := 3000, 1000, 180
+	if *loadSize > 1 { // the smallest quota that there is, and jobs for some minutes of it
+		count, jobs, writes = 480, 200, 60
+	}
+	rates := map[string]float64{}
+	for _, mode := range []string{"job", "slots"} {
+		c := carried(t, count, Load{Mode: mode, WritesPerMinute: writes, MaxJobs: jobs}, time.Hour)
+		if len(c.Launched) < count/2 {
+			return
+		}
+		half := c.Launched[len(c.Launched)/2:]
+		rates[mode] = float64(len(half)-1) / half[len(half)-1].Sub(half[0]).Minutes()
+		pause := time.Duration(0)
+		for i := 1; i < len(c.Launched); i++ {
+			pause = max(pause, c.Launched[i].Sub(c.Launched[i-1]))
+		}
+		t.Logf("%s: %.1f launches a minute in the second half, %d refused, the longest pause %s, %d jobs at most", mode, rates[mode], c.Refused, pause, c.Jobs)
+		if pause > 10*time.Second || c.Jobs > jobs {
+			t.Errorf("%s: a pause of %s, %d jobs of %d", mode, pause, c.Jobs, jobs)
+		}
+	}
+	if rates["job"] < 0.44*float64(writes) || rates["slots"] < 1.9*rates["job"] {
+		t.Errorf("launches a minute: %v", rates)
+	}
+}

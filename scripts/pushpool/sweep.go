@@ -10,18 +10,20 @@ import (
 	"text/tabwriter"
 
 	"github.com/pushpool/pushpool/functions/reconciler"
+	"github.com/pushpool/pushpool/scripts/pushpool/operator"
 	"github.com/pushpool/pushpool/shared/install"
 	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/sweep"
 )
 
 type sweepCommand struct {
-	DryRun bool `help:"Print the drift between Prefect, Cloud Run and the ledger, and what a sweep would do about it. Nothing is changed."`
+	EnvFile string `help:"As of the other commands." placeholder:"FILE" env:"PUSHPOOL_ENV_FILE" predictor:"file"`
+	DryRun  bool   `help:"Print the drift between Prefect, Cloud Run and the ledger, and what a sweep would do about it. Nothing is changed."`
 }
 
 // Help shows examples.
 func (sweepCommand) Help() string {
-	return `It works on the installation that the functions' variables name, from the environment or the file that PUSHPOOL_ENV_FILE names.
+	return `A ledger in memory, as of the local stack, is out of its reach: it looks as where the ledger was lost.
 
 Examples:
 
@@ -33,7 +35,11 @@ func (c *sweepCommand) Run(ctx context.Context) error {
 	if !c.DryRun {
 		return errors.New("the reconciler sweeps each minute by itself; write --dry-run to see what it would do now")
 	}
-	acts, err := reconciler.DryRun(ctx, install.Surroundings{Environ: os.Environ(), Log: os.Stderr, Memory: ledger.NewMemory()})
+	cfg, err := operator.Load(c.EnvFile, os.Environ())
+	if err != nil {
+		return err
+	}
+	acts, err := reconciler.DryRun(ctx, install.Surroundings{Environ: cfg.Environ, Log: os.Stderr, Memory: ledger.NewMemory()})
 	drift(os.Stdout, acts)
 	return err
 }

@@ -144,7 +144,7 @@ func jobsFinding(project, region string, n, most int) Finding {
 	f := ok("%d of %d jobs in %s", n, most, region)
 	if float64(n) >= crowded*float64(most) {
 		f.Status, f.Why = Warning, "at the limit no flow run is launched there"
-		f.Mend = fmt.Sprintf("gcloud run jobs list --project=%s --region=%s; what is not pp-… is somebody else's; `pushpool drain` deletes ours", project, region)
+		f.Mend = fmt.Sprintf("gcloud run jobs list --project=%s --region=%s; what is not pp-… is somebody else's; ours are deleted by the sweep, oldest first", project, region)
 	}
 	if float64(n) >= 0.95*float64(most) {
 		f.Status = Problem

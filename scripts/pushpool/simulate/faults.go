@@ -61,10 +61,11 @@ const (
 
 // chance of a call being struck, and of a message.
 const (
-	callChance    = 0.09
-	messageChance = 0.62
+	callChance     = 0.095
+	cloudRunChance = 0.17 // there are fewer
+	messageChance  = 0.66
 	// creationChance is that of a call that creates a job: there are few, and much can go wrong.
-	creationChance = 0.7
+	creationChance = 0.85
 )
 
 // weight says how often something is chosen, among others.
@@ -76,19 +77,19 @@ type weight[T any] struct {
 // anywhere is what can strike between any two calls.
 var anywhere = []weight[Kind]{
 	{Killed, 40}, {Stall, 14}, {Deploy, 12}, {LedgerLost, 12}, {ClockSkew, 12}, {PrefectDown, 14},
-	{UserPause, 26}, {UserCancel, 14}, {UserRetry, 75}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
+	{UserPause, 26}, {UserCancel, 14}, {UserRetry, 120}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
 }
 
 var strikes = map[service][]weight[Kind]{
 	toPrefect:  {{PrefectSlow, 30}, {Prefect429, 30}, {Prefect503, 30}, {Prefect500, 40}},
-	toCloudRun: {{CloudRun429, 280}, {CloudRun503Before, 280}, {CloudRun503After, 160}},
+	toCloudRun: {{CloudRun429, 420}, {CloudRun503Before, 400}, {CloudRun503After, 300}},
 	toLedger:   {{LedgerContention, 40}, {LedgerUnavailable, 40}},
 	toTopic:    {{PublishUnavailable, 130}},
 	toTimer:    {{PublishUnavailable, 130}},
 }
 
 // ofCreations is what strikes the creation of jobs besides.
-var ofCreations = []weight[Kind]{{SlowReadiness, 1550}, {StartFailure, 1500}, {EndWithoutEntry, 1600}, {CloudRun503After, 500}}
+var ofCreations = []weight[Kind]{{SlowReadiness, 1800}, {StartFailure, 1900}, {EndWithoutEntry, 1800}, {CloudRun503After, 500}}
 
 var ofMessages = []weight[Kind]{{MessageLost, 10}, {MessageDuplicated, 16}, {MessageReordered, 9}, {MessageDelayed, 7}, {PushTimeout, 12}}
 

@@ -28,7 +28,7 @@ const (
 )
 
 var endings = []weight[ending]{
-	{completes, 58}, {fails, 10}, {exits, 8}, {signalled, 4}, {silent, 4}, {hangs, 3}, {retriesOnce, 8}, {suspends, 5},
+	{completes, 52}, {fails, 16}, {exits, 8}, {signalled, 4}, {silent, 4}, {hangs, 3}, {retriesOnce, 8}, {suspends, 5},
 }
 
 // deployments are how often a flow run is of which.

@@ -74,9 +74,10 @@ func (i *instance) kill() {
 
 // task is one message, request or sweep on its way through a function.
 type task struct {
-	name string
-	inst *instance
-	done func(status int)
+	name  string
+	inst  *instance
+	began time.Time
+	done  func(status int)
 
 	mu      sync.Mutex
 	counts  map[string]int // calls by what they ask for
@@ -109,7 +110,7 @@ func (t *task) next(what string) (name string, before int) {
 func (of *installation) serve(function, name string, method string, body []byte, header http.Header, done func(status int)) {
 	i := of.instanceOf(function, name)
 	w := of.w
-	t := &task{name: name, inst: i, counts: map[string]int{}}
+	t := &task{name: name, inst: i, began: time.Now(), counts: map[string]int{}}
 	t.done = func(status int) {
 		if t.faulted {
 			w.faulted++
@@ -172,7 +173,8 @@ func (i *instance) call(ctx context.Context, to service, what, flowRun string, e
 			}
 			if f.kind = w.choose(r, to, f); f.kind == Stall {
 				w.struck(Stall, f.before > 0, t, f.name)
-				if f.frozen = r.IntN(2) == 0; !f.frozen {
+				// Not where others of the process share the answer: a process stands still as a whole.
+				if f.frozen = r.IntN(2) == 0 && !strings.Contains(what, "/work_pools/"); !f.frozen {
 					w.loop.at(time.Now().Add(stall(r)), f.name, arrive)
 					return
 				}

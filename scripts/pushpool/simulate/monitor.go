@@ -56,6 +56,7 @@ type monitored struct {
 	excuses   []string  // why it may have ended CRASHED
 	live      map[*container]bool
 	returned  time.Time // when a container took a slot again that it had given up to wait
+	astray    bool      // claimed by whoever asked for what may start before the ledger was lost
 	starts    map[flowrun.LaunchID]int
 	refused   map[*installation]time.Time // when a proposal was last answered with AwaitingConcurrencySlot
 }
@@ -137,8 +138,8 @@ func (w *world) checkOurs(fr *flowRun, c prefecttest.Change, who actor) {
 		}) {
 			bad("nobody can compute this claim again")
 		}
-		if since, paused := w.pausedSince[w.deployments[fr.deployment].pool]; paused && time.Since(since) > pauseStaleness {
-			w.violate(OverLimit, fr.label, "was claimed %s after its work pool was paused", time.Since(since).Round(time.Second))
+		if since, paused := w.pausedSince[w.deployments[fr.deployment].pool]; paused && who.task.began.Sub(since) > pauseStaleness {
+			w.violate(OverLimit, fr.label, "was claimed by a message that came %s after its work pool was paused", who.task.began.Sub(since).Round(time.Second))
 		}
 	case c.Name == "AwaitingConcurrencySlot" || c.From == flowrun.StateScheduled && c.To == flowrun.StateCancelled: // Prefect's own answer to a claim
 	case fr.owner != who.install:
@@ -180,16 +181,18 @@ const slotInterval = 9 * time.Second
 // slotGrace is Prefect's, less what its clock can jump meanwhile.
 const slotGrace = 4*time.Minute + 40*time.Second
 
-// pauseStaleness is how long after a pause a flow run may still be claimed: the age of the
-// cached answer about the pool, and a claim under way.
-const pauseStaleness = 45 * time.Second
+// pauseStaleness is how long after a pause a message may come and its flow run still be claimed:
+// the age that an answer about the pool may have. What came before goes on.
+const pauseStaleness = 15 * time.Second
 
 // checkLimits counts who holds a slot when a flow run is claimed. Prefect counts for a work pool
 // and its queues only when it is asked for what may start: whoever ran again since, in a container
-// that had waited, has taken the slot without asking.
+// that had waited, has taken the slot without asking. The ledger keeps those who ask apart: what
+// is claimed across its loss is not counted.
 func (w *world) checkLimits(fr *flowRun, by *task) {
 	d := w.deployments[fr.deployment]
 	inPool, inQueue, inDeployment := 0, 0, 0
+	fr.astray = by != nil && by.listed.Before(by.inst.of.lostAt)
 	for _, label := range w.labels {
 		o := w.flowRuns[label]
 		if o.deleted || o.state != flowrun.StatePending && o.state != flowrun.StateRunning {
@@ -199,7 +202,7 @@ func (w *world) checkLimits(fr *flowRun, by *task) {
 		// Prefect keeps a slot for a flow run that is PENDING for so long.
 		lapsed := o.state == flowrun.StatePending && time.Since(o.since) > slotGrace
 		inDeployment += b(of.name == d.name && !lapsed)
-		if o == fr || by == nil || !o.returned.After(by.listed) {
+		if !o.astray && (o == fr || by == nil || !o.returned.After(by.listed)) {
 			inPool += b(of.pool == d.pool)
 			inQueue += b(of.pool == d.pool && of.queue == d.queue)
 		}

@@ -314,12 +314,32 @@ type Summary struct {
 	Unhealed    int          `json:"unhealed"`
 	Wall        float64      `json:"wall_s"`
 	ByKind      map[Kind]int `json:"by_kind"`
+}
 
-	all, between, steps int
+// Sum is a summary with what its line does not tell.
+type Sum struct {
+	Summary
+	All     int // deliveries, those included that no fault struck
+	Between int // faults between two calls of one message
+	Steps   int
+}
+
+// Join adds another part of the same simulation.
+func (s *Sum) Join(o Sum) {
+	if s.ByKind == nil {
+		s.ByKind = map[Kind]int{}
+	}
+	for k, n := range o.ByKind {
+		s.ByKind[k] += n
+	}
+	s.FlowRuns, s.Deliveries, s.Faults = s.FlowRuns+o.FlowRuns, s.Deliveries+o.Deliveries, s.Faults+o.Faults
+	s.Lost, s.Duplicated, s.Overwritten = s.Lost+o.Lost, s.Duplicated+o.Duplicated, s.Overwritten+o.Overwritten
+	s.OverLimit, s.Unhealed = s.OverLimit+o.OverLimit, s.Unhealed+o.Unhealed
+	s.All, s.Between, s.Steps = s.All+o.All, s.Between+o.Between, s.Steps+o.Steps
 }
 
 // Add counts a world in.
-func (s *Summary) Add(w World) {
+func (s *Sum) Add(w World) {
 	if s.ByKind == nil {
 		s.ByKind = map[Kind]int{}
 		for _, k := range Kinds() {
@@ -328,9 +348,9 @@ func (s *Summary) Add(w World) {
 	}
 	s.FlowRuns += w.FlowRuns
 	s.Deliveries += w.Faulted
-	s.all += w.Deliveries
-	s.between += w.Between
-	s.steps += w.Steps
+	s.All += w.Deliveries
+	s.Between += w.Between
+	s.Steps += w.Steps
 	for k, n := range w.ByKind {
 		s.ByKind[k] += n
 		s.Faults += n
@@ -340,9 +360,4 @@ func (s *Summary) Add(w World) {
 			Lost: &s.Lost, Duplicated: &s.Duplicated, Overwritten: &s.Overwritten, OverLimit: &s.OverLimit, Unhealed: &s.Unhealed,
 		}[v.Counter]++
 	}
-}
-
-// Failed reports whether an invariant did not hold.
-func (s *Summary) Failed() bool {
-	return s.Lost+s.Duplicated+s.Overwritten+s.OverLimit+s.Unhealed > 0
 }

@@ -12,6 +12,9 @@ import (
 // choose decides what strikes a call: nothing, mostly.
 func (w *world) choose(r *rand.Rand, to service, f fault) Kind {
 	chance, more := callChance, []weight[Kind](nil)
+	if to == toCloudRun {
+		chance = cloudRunChance
+	}
 	if strings.Contains(f.name, "|CreateJob ") {
 		chance, more = creationChance, ofCreations
 	}
@@ -63,6 +66,7 @@ func (w *world) strike(f fault, t *task) bool {
 		t.inst.of.deploy()
 	case LedgerLost:
 		t.inst.of.ledger.lose()
+		t.inst.of.lostAt = time.Now()
 		for _, fr := range w.flowRuns {
 			delete(fr.refused, t.inst.of) // with it, who proposed last
 		}

@@ -121,6 +121,7 @@ type installation struct {
 	instances map[string][]*instance
 	started   int
 	deploys   int
+	lostAt    time.Time // the ledger, last
 }
 
 // losable is a ledger that can be lost.

@@ -116,6 +116,7 @@ func (w *world) onState(c prefecttest.Change) {
 		fr.returned = time.Now()
 	}
 	fr.state, fr.name, fr.since = c.To, c.Name, time.Now()
+	w.lastChange = fr.since
 	if c.To == flowrun.StatePending && who.install != nil {
 		w.checkLimits(fr, who.task)
 	}

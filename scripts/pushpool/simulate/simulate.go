@@ -31,10 +31,14 @@ type Options struct {
 	// Load has all flow runs come at once, within quotas.
 	Load *Load
 
-	only    map[string]bool // the faults that may strike; nil: all
-	without map[string]bool // flow runs that do not come
 	// readyAtMost is the longest that a job takes to be ready; 0 means 8 s. Its start takes 1 to 5 s more.
 	readyAtMost time.Duration
+	// scripted has flow runs come within a minute, of every deployment and ending in turn, some of
+	// which a person cancels or retries.
+	scripted bool
+	crash    func(function, name, what string) bool // kills at a call, if set and true
+	only     map[string]bool                        // the faults that may strike; nil: all
+	without  map[string]bool                        // flow runs that do not come
 }
 
 // World is what became of a world.
@@ -77,6 +81,8 @@ const (
 	settleTime = 4*time.Minute + 4*time.Minute + 5*time.Minute + time.Minute
 	// twoSweeps is what the bar adds.
 	twoSweeps = 2 * time.Minute
+	// backlog is what all that wait for slots may take.
+	backlog = 2 * time.Hour
 	// slowest is the longest that a lease and a back-off can hold up a sweep's look.
 	slowest = 3 * time.Minute
 )
@@ -90,8 +96,16 @@ func (w *world) live() {
 	w.every(5*time.Second, "prefect's services", func() { w.prefect.Tick() })
 	w.every(time.Minute, "cloud scheduler", w.sweep)
 	over := func() bool { return w.stopped() || w.quiet() && w.settled() }
-	deadline := start.Add(faults + settleTime + slowest + twoSweeps)
-	w.loop.run(func() bool { return over() || time.Now().After(deadline) })
+	// Who waits for a slot begins when another ends, however late: each change of state begins the
+	// time anew, but not for ever.
+	overdue := func() bool {
+		since := w.lastChange
+		if w.faultsUntil.After(since) {
+			since = w.faultsUntil
+		}
+		return time.Since(since) > settleTime+slowest+twoSweeps || time.Since(w.faultsUntil) > backlog
+	}
+	w.loop.run(func() bool { return over() || overdue() })
 	if w.stopped() {
 		return
 	}
@@ -149,26 +163,41 @@ func (w *world) arrive(n int, start time.Time) {
 	}
 	r := w.dice.of("plan " + label)
 	of := choose(r, deployments)
-	fr := &flowRun{label: label, deployment: of, monitored: newMonitored()}
-	fr.ending = choose(r, endings)
+	fr := &flowRun{label: label, deployment: of, ending: choose(r, endings), monitored: newMonitored()}
 	w.flowRuns[label] = fr
 	at := start.Add(between(r, 0, arrivals))
+	if w.scripted {
+		fr.deployment, fr.ending = deployments[n%len(deployments)].what, endings[n%len(endings)].what
+		at = start.Add(time.Duration(n) * 2500 * time.Millisecond)
+		w.script(n, fr, at)
+	}
 	body := map[string]any{"name": label}
 	how, ahead := r.IntN(10), between(r, 5*time.Second, 6*time.Minute)
 	w.loop.at(at, "arrive "+label, func() {
 		w.labels = append(w.labels, label)
 		switch {
 		case how < 3: // asked for by a message
-			data, _ := json.Marshal(map[string]any{"deployment": "flow/" + of, "name": label})
+			data, _ := json.Marshal(map[string]any{"deployment": "flow/" + fr.deployment, "name": label})
 			w.pubsub.publish("pushpool-flow-runs", data, nil)
 			return
 		case how < 6:
 			body["state"] = map[string]any{"type": "SCHEDULED", "state_details": map[string]any{"scheduled_time": time.Now().Add(ahead)}}
 		}
-		status, answer := w.api(actor{}, http.MethodPost, "/deployments/"+w.deployments[of].id+"/create_flow_run", body)
+		status, answer := w.api(actor{}, http.MethodPost, "/deployments/"+w.deployments[fr.deployment].id+"/create_flow_run", body)
 		if status > 299 {
 			panic(fmt.Sprintf("create %s: %d %s", label, status, answer))
 		}
+	})
+}
+
+// script has a person act on some flow runs.
+func (w *world) script(n int, fr *flowRun, at time.Time) {
+	kind := map[int]Kind{2: UserCancel, 5: UserCancel, 9: UserCancel, 12: ExecutionDeleted, 17: UserRetry, 20: UserDelete}[n]
+	if kind == "" {
+		return
+	}
+	w.loop.at(at.Add(40*time.Second), string(kind)+" "+fr.label, func() {
+		w.act(fault{kind: kind, name: fr.label}, w.dice.of("script "+fr.label), fr)
 	})
 }
 

@@ -76,8 +76,7 @@ type world struct {
 	downUntil   time.Time
 	skew        time.Duration
 	lastNow     time.Time
-	pausedSince map[string]time.Time                   // work pools
-	crash       func(function, name, what string) bool // kills at a call, if set and true
+	pausedSince map[string]time.Time // work pools
 
 	backgroundsMu sync.Mutex
 	backgrounds   map[string]*task
@@ -93,6 +92,7 @@ type world struct {
 	between             int      // faults between two calls of one message
 	schedule            []string // names of what was struck
 	lastFault           time.Time
+	lastChange          time.Time // of a flow run's state
 }
 
 // deployment is a deployment, with what its flow runs are.
@@ -179,6 +179,9 @@ func newWorld(o Options) *world {
 	w.install("pushpool", free, limited)
 	w.setUp()
 	w.faultsUntil = time.Now().Add(faults)
+	if w.scripted {
+		w.faultsUntil = time.Now().Add(2 * time.Minute)
+	}
 	return w
 }
 

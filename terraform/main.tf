@@ -53,14 +53,15 @@ locals {
     builder    = google_service_account.build.id
     vpc        = var.vpc
     kms_key    = var.kms_key
+    settings   = var.settings
   }
 
-  common_environment = merge(var.settings, {
+  common_environment = {
     GOOGLE_CLOUD_PROJECT = var.project
     INSTALL_NAME         = var.name
     LOG_LEVEL            = var.log_level
     TOPIC_FLOW_RUNS      = google_pubsub_topic.flow_runs.name
-  })
+  }
 
   # Of the functions that act on flow runs.
   core_environment = merge(local.common_environment, {

@@ -290,8 +290,8 @@ variable "settings" {
   default     = {}
 
   validation {
-    condition     = alltrue([for name, value in var.settings : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("KEY$|AUTH_STRING$|^WEBHOOK_SECRETS$|^CONTAINER_|^GOOGLE_|^TOPIC_|^INSTALL_NAME$", name))])
-    error_message = "settings: write names of environment variables such as START_DEADLINE. Secrets, names and topics have variables of their own."
+    condition     = alltrue([for name, value in var.settings : can(regex("^[A-Z][A-Z0-9_]*$", name)) && !can(regex("KEY$|AUTH_STRING$|^WEBHOOK_SECRETS$|^CONTAINER_", name))])
+    error_message = "settings: write names of environment variables such as START_DEADLINE. Secrets have variables of their own."
   }
 }
 

@@ -47,7 +47,7 @@ resource "google_cloudfunctions2_function" "this" {
     max_instance_request_concurrency = var.size.concurrency
     max_instance_count               = var.size.max_instances
     timeout_seconds                  = var.size.timeout_seconds
-    environment_variables            = var.environment
+    environment_variables            = merge(var.installation.settings, var.environment)
 
     dynamic "secret_environment_variables" {
       for_each = var.secrets
@@ -72,4 +72,11 @@ resource "google_cloudfunctions2_function" "this" {
 
   # Without the grant the first revision does not start, and the apply fails.
   depends_on = [google_secret_manager_secret_iam_member.this]
+
+  lifecycle {
+    precondition {
+      condition     = length(setintersection(keys(var.installation.settings), keys(var.environment))) == 0
+      error_message = "settings: leave out ${join(", ", setintersection(keys(var.installation.settings), keys(var.environment)))}: the module sets it, by a variable of its own or by itself."
+    }
+  }
 }

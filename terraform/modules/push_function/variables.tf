@@ -15,7 +15,8 @@ variable "installation" {
       subnetwork = string
       tags       = list(string)
     }))
-    kms_key = optional(string)
+    kms_key  = optional(string)
+    settings = optional(map(string), {})
   })
 }
 

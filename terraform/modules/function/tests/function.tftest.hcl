@@ -99,3 +99,25 @@ run "refused" {
 
   expect_failures = [var.size, var.ingress]
 }
+
+# What is set twice would be set to one of both, silently.
+run "settings_that_have_a_variable_of_their_own" {
+  command = plan
+
+  variables {
+    installation = {
+      project    = "my-project"
+      region     = "europe-west1"
+      name       = "pushpool"
+      labels     = {}
+      runtime    = "go126"
+      bucket     = "source"
+      object     = "source.zip"
+      repository = "projects/my-project/locations/europe-west1/repositories/functions"
+      builder    = "projects/my-project/serviceAccounts/build@my-project.iam.gserviceaccount.com"
+      settings   = { INSTALL_NAME = "other", START_DEADLINE = "20m" }
+    }
+  }
+
+  expect_failures = [google_cloudfunctions2_function.this]
+}

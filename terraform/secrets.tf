@@ -12,11 +12,10 @@ locals {
   # number, so that it starts anew with a new one. Of a secret that somebody else fills, the newest
   # at the time of the start.
   reference = {
-    for key, s in { api-key                           = var.prefect_api_key, auth-string = var.prefect_auth_string } : key => (
-      s == null ? null : s.version == null ? { secret = s.secret, version = "latest" } : {
-        secret                                        = reverse(split("/", google_secret_manager_secret_version.this[key].secret))[0]
-        version                                       = google_secret_manager_secret_version.this[key].version
-      }
+    for key in ["api-key", "auth-string"] : key => (
+      contains(keys(local.made), key)
+      ? { secret = reverse(split("/", google_secret_manager_secret_version.this[key].secret))[0], version = google_secret_manager_secret_version.this[key].version }
+      : local.wanted[key] == null ? null : { secret = local.wanted[key].secret, version = "latest" }
     )
   }
   webhook_reference = var.webhook_secrets.version == null ? { secret = var.webhook_secrets.secret, version = "latest" } : one([

@@ -68,27 +68,36 @@ func TestAFlowRunIsLaunchedItsLeadBeforeItIsDue(t *testing.T) {
 }
 
 func TestTheLeadOfADeploymentIsLearnedWhenItsExecutionEnds(t *testing.T) {
-	r := newRig(t)
-	fr := r.flowRun(prefect.NewFlowRun{})
-	r.must(r.dispatch(fr.ID))
-	r.later(8 * time.Second)
-	r.set(fr.ID, flowrun.StateRunning)
-	r.later(time.Hour)
-	r.set(fr.ID, flowrun.StateCompleted)
-	r.must(r.ended(fr.ID, flowrun.Outcome{Kind: flowrun.Succeeded}))
-	d, err := r.ledger.UpdateDeployment(t.Context(), r.deployed.ID, func(d flowrun.Deployment) (flowrun.Deployment, error) { return d, nil })
-	r.must(err)
-	if lead := time.Duration(d.Lead); lead < 8*time.Second || lead > 12*time.Second {
-		t.Errorf("learned %s of a start that took 8 s", lead)
-	}
-	// Of a flow run that never started nothing is learned.
-	fr = r.flowRun(prefect.NewFlowRun{})
-	r.must(r.dispatch(fr.ID))
-	r.later(20 * time.Second)
-	r.must(r.ended(fr.ID, flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 1}))
-	after, err := r.ledger.UpdateDeployment(t.Context(), r.deployed.ID, func(d flowrun.Deployment) (flowrun.Deployment, error) { return d, nil })
-	r.must(err)
-	if after.Lead != d.Lead {
-		t.Errorf("learned %s of a crash before the start", time.Duration(after.Lead))
+	for rule, tt := range map[string]struct {
+		ahead  time.Duration // it is due after it was created
+		starts bool
+		learns bool
+	}{
+		"of a flow run that was due at a time":    {time.Minute, true, true},
+		"not of one that was asked for at once":   {0, true, false},
+		"nor of one that crashed before it began": {time.Minute, false, false},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			r := newRig(t)
+			at := r.now().Add(tt.ahead)
+			fr := r.flowRun(prefect.NewFlowRun{ScheduledTime: &at})
+			r.later(tt.ahead)
+			r.must(r.dispatch(fr.ID))
+			r.later(8 * time.Second)
+			end := flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 1}
+			if tt.starts {
+				r.set(fr.ID, flowrun.StateRunning)
+				r.later(time.Hour)
+				r.set(fr.ID, flowrun.StateCompleted)
+				end = flowrun.Outcome{Kind: flowrun.Succeeded}
+			}
+			r.must(r.ended(fr.ID, end))
+			d, err := r.ledger.UpdateDeployment(t.Context(), r.deployed.ID, func(d flowrun.Deployment) (flowrun.Deployment, error) { return d, nil })
+			r.must(err)
+			lead := time.Duration(d.Lead)
+			if tt.learns && (lead < 8*time.Second || lead > 12*time.Second) || !tt.learns && lead != 0 {
+				t.Errorf("learned %s of a start that took 8 s", lead)
+			}
+		})
 	}
 }

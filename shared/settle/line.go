@@ -95,10 +95,12 @@ func finalAt(fr prefect.FlowRun) time.Time {
 	return stateAt(fr)
 }
 
-// learn takes over into its deployment's lead how long a flow took to start that told its own
-// end. It is a help: where it fails, the next flow run teaches the same.
+// learn takes over into its deployment's lead how long a flow took to start that was due at a
+// time and told its own end. Those that were asked for at once teach nothing: they have no use
+// for a lead, and come by the hundred, all of which would write to one document. It is a help:
+// where it fails, the next flow run teaches the same.
 func (s *Settler) learn(ctx context.Context, rec flowrun.Record) {
-	if rec.DeploymentID == "" || rec.RunningAt.IsZero() {
+	if rec.DeploymentID == "" || rec.RunningAt.IsZero() || rec.DueAt.Sub(rec.RequestedAt) < time.Second {
 		return
 	}
 	_, err := s.ledger.UpdateDeployment(ctx, rec.DeploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) {

@@ -80,11 +80,6 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 		return err
 	}
 	s.Say("starting Prefect's server")
-	log, err := os.Create(filepath.Join(s.dir, "prefect.log"))
-	if err != nil {
-		return err
-	}
-	s.later(func() { _ = log.Close() })
 	cmd := exec.Command(filepath.Join(venv, "bin", "prefect"), "server", "start", "--host", "127.0.0.1", "--port", fmt.Sprint(port)) //nolint:noctx // it ends with Close
 	cmd.Env = append(s.prefectEnv(venv, "server"), "PREFECT_UI_API_URL="+fmt.Sprintf("http://127.0.0.1:%d/api", port),
 		// New schedules are looked for every few seconds anyway; this is about the runs after the first.
@@ -96,12 +91,29 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 		}
 		cmd.Env = append(cmd.Env, "PREFECT_SERVER_DATABASE_CONNECTION_URL="+database)
 	}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	ended, log, err := s.background(cmd, "prefect.log")
+	if err != nil {
 		return fmt.Errorf("start Prefect's server: %w", err)
 	}
-	ended := make(chan struct{})
+	s.apiURL = fmt.Sprintf("http://127.0.0.1:%d/api", port)
+	s.note("Prefect", strings.TrimSuffix(s.apiURL, "/api"))
+	return s.healthy(ctx, ended, log)
+}
+
+// background starts a process that ends with the stack, and all that it started with it; log
+// is the file that it writes to.
+func (s *Stack) background(cmd *exec.Cmd, name string) (ended chan struct{}, log string, err error) {
+	file, err := os.Create(filepath.Join(s.dir, name))
+	if err != nil {
+		return nil, "", err
+	}
+	s.later(func() { _ = file.Close() })
+	cmd.Stdout, cmd.Stderr = file, file
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, "", err
+	}
+	ended = make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	s.later(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
@@ -112,9 +124,7 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 			<-ended
 		}
 	})
-	s.apiURL = fmt.Sprintf("http://127.0.0.1:%d/api", port)
-	s.note("Prefect", strings.TrimSuffix(s.apiURL, "/api"))
-	return s.healthy(ctx, ended, log.Name())
+	return ended, file.Name(), nil
 }
 
 // APIURL is the base URL of Prefect's API.

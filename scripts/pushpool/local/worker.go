@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -24,30 +23,18 @@ func (s *Stack) StartWorker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := os.Create(filepath.Join(s.dir, "worker.log"))
-	if err != nil {
-		return err
-	}
-	s.later(func() { _ = log.Close() })
 	cmd := exec.Command(filepath.Join(venv, "bin", "prefect"), //nolint:noctx // it ends with Close
 		"worker", "start", "--pool", WorkPool, "--type", "process", "--name", "neighbour", "--prefetch-seconds", "0")
 	cmd.Env = append(s.prefectEnv(venv, "worker"), "PREFECT_API_URL="+s.apiURL, "PREFECT_WORKER_QUERY_SECONDS=1")
 	cmd.Env = append(cmd.Env, s.containers...) // the last of a name counts
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	ended, log, err := s.background(cmd, "worker.log")
+	if err != nil {
 		return fmt.Errorf("start Prefect's worker: %w", err)
 	}
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	s.later(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its flow runs have ended
-		<-ended
-	})
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
-		said, err := os.ReadFile(log.Name())
+		said, err := os.ReadFile(log)
 		if err != nil {
 			return err
 		}
@@ -56,9 +43,9 @@ func (s *Stack) StartWorker(ctx context.Context) error {
 		}
 		select {
 		case <-ended:
-			return errors.New("start Prefect's worker: it ended, and its last words were:\n" + tail(log.Name()))
+			return errors.New("start Prefect's worker: it ended, and its last words were:\n" + tail(log))
 		case <-ctx.Done():
-			return errors.New("start Prefect's worker: it does not start; its last words were:\n" + tail(log.Name()))
+			return errors.New("start Prefect's worker: it does not start; its last words were:\n" + tail(log))
 		case <-time.After(200 * time.Millisecond):
 		}
 	}

@@ -75,9 +75,11 @@ func workerBeside(ctx context.Context, d *demo) (figures, error) {
 	if d.Embedded {
 		return figures{}, fmt.Errorf("this needs a real Prefect; leave --embedded out")
 	}
-	if err := d.StartWorker(ctx); err != nil {
+	stop, err := d.StartWorker(ctx)
+	if err != nil {
 		return figures{}, err
 	}
+	defer stop()
 	return figures{}, d.contest(ctx, "the worker", nil)
 }
 
@@ -207,7 +209,7 @@ func (d *demo) launchTimes(ctx context.Context) (time.Duration, error) {
 	return all[len(all)/2], nil
 }
 
-// short is a flow run of a second. With a key, a server that is busy can be asked again.
+// short is a flow run of a second.
 func short(at *time.Time) prefect.NewFlowRun {
 	return prefect.NewFlowRun{IdempotencyKey: uuid.NewString(), ScheduledTime: at, Parameters: map[string]any{"pause_seconds": 1}}
 }
@@ -215,12 +217,17 @@ func short(at *time.Time) prefect.NewFlowRun {
 func (d *demo) createMany(ctx context.Context, deploymentID string, count int, n func(i int) prefect.NewFlowRun) ([]string, error) {
 	ids := make([]string, count)
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
+	g.SetLimit(2)
 	for i := range ids {
 		g.Go(func() error {
-			fr, _, err := d.Prefect.CreateFlowRun(ctx, deploymentID, n(i))
-			ids[i] = fr.ID
-			return err
+			flowRun := n(i) // one with a key, so that a server that is busy can be asked again
+			for {
+				fr, _, err := d.Prefect.CreateFlowRun(ctx, deploymentID, flowRun)
+				ids[i] = fr.ID
+				if err == nil || ctx.Err() != nil || flowrun.FaultOf(err) != flowrun.Refused {
+					return err
+				}
+			}
 		})
 	}
 	return ids, g.Wait()
@@ -255,7 +262,8 @@ func (d *demo) ranByOne(ctx context.Context, id string) (prefect.FlowRun, error)
 	}
 	var after []flowrun.StateType // it was claimed
 	for _, s := range states {
-		if s.Type != flowrun.StateScheduled || len(after) > 0 {
+		// A worker tells of its claim a second time, by another name.
+		if (s.Type != flowrun.StateScheduled || len(after) > 0) && s.Name != "Submitting" {
 			after = append(after, s.Type)
 		}
 	}

@@ -91,40 +91,47 @@ func (s *Stack) startServer(ctx context.Context, venv string) error {
 		}
 		cmd.Env = append(cmd.Env, "PREFECT_SERVER_DATABASE_CONNECTION_URL="+database)
 	}
-	ended, log, err := s.background(cmd, "prefect.log")
+	server, err := s.background(cmd, "prefect.log")
 	if err != nil {
 		return fmt.Errorf("start Prefect's server: %w", err)
 	}
 	s.apiURL = fmt.Sprintf("http://127.0.0.1:%d/api", port)
 	s.note("Prefect", strings.TrimSuffix(s.apiURL, "/api"))
-	return s.healthy(ctx, ended, log)
+	return s.healthy(ctx, server.ended, server.log)
 }
 
-// background starts a process that ends with the stack, and all that it started with it; log
-// is the file that it writes to.
-func (s *Stack) background(cmd *exec.Cmd, name string) (ended chan struct{}, log string, err error) {
+// process is one that the stack started. It writes to the file log.
+type process struct {
+	ended chan struct{}
+	log   string
+	stop  func()
+}
+
+// background starts a process that ends with the stack, and all that it started with it.
+func (s *Stack) background(cmd *exec.Cmd, name string) (process, error) {
 	file, err := os.Create(filepath.Join(s.dir, name))
 	if err != nil {
-		return nil, "", err
+		return process{}, err
 	}
 	s.later(func() { _ = file.Close() })
 	cmd.Stdout, cmd.Stderr = file, file
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, "", err
+		return process{}, err
 	}
-	ended = make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	s.later(func() {
+	p := process{ended: make(chan struct{}), log: file.Name()}
+	go func() { _ = cmd.Wait(); close(p.ended) }()
+	p.stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-ended:
+		case <-p.ended:
 		case <-time.After(5 * time.Second):
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			<-ended
+			<-p.ended
 		}
-	})
-	return ended, file.Name(), nil
+	}
+	s.later(p.stop)
+	return p, nil
 }
 
 // APIURL is the base URL of Prefect's API.

@@ -32,6 +32,14 @@ func StandIn(ctx context.Context, environ, args []string) error {
 		return err
 	}
 	answer, err := client.SetState(ctx, id, prefect.Proposal{Type: flowrun.StateRunning})
+	for err == nil && answer.Status == prefect.StatusWait { // it was launched before it is due
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(answer.Delay):
+		}
+		answer, err = client.SetState(ctx, id, prefect.Proposal{Type: flowrun.StateRunning})
+	}
 	if err != nil || answer.Status != prefect.StatusAccept {
 		return err // somebody else has it, or it is not to run any more: as Prefect, end with 0
 	}

@@ -139,9 +139,11 @@ func (r *rig) client(onCall func(method, path string, status int, took time.Dura
 	return c
 }
 
-// count counts a call. What a busy server refuses is made again, and no other call for that.
+// count counts a call. What a busy server refuses is made again, and no other call for that; nor
+// does a flow run cost the token that an instance fetches once in an hour.
 func (r *rig) count(_, path string, status int, _ time.Duration) {
-	if status == 0 || status == http.StatusServiceUnavailable {
+	switch {
+	case status == 0, status == http.StatusServiceUnavailable, status == http.StatusForbidden, strings.HasPrefix(path, "/csrf-token"):
 		return
 	}
 	r.calls.Add(1)

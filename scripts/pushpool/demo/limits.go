@@ -209,9 +209,13 @@ func (d *demo) launchTimes(ctx context.Context) (time.Duration, error) {
 	return all[len(all)/2], nil
 }
 
-// short is a flow run of a second.
+// short is a flow run of a second. A worker of the type process would start the real engine
+// where no command is given.
 func short(at *time.Time) prefect.NewFlowRun {
-	return prefect.NewFlowRun{IdempotencyKey: uuid.NewString(), ScheduledTime: at, Parameters: map[string]any{"pause_seconds": 1}}
+	return prefect.NewFlowRun{
+		IdempotencyKey: uuid.NewString(), ScheduledTime: at, Parameters: map[string]any{"pause_seconds": 1},
+		JobVariables: map[string]any{"command": "prefect flow-run execute"},
+	}
 }
 
 func (d *demo) createMany(ctx context.Context, deploymentID string, count int, n func(i int) prefect.NewFlowRun) ([]string, error) {

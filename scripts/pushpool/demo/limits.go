@@ -266,8 +266,9 @@ func (d *demo) ranByOne(ctx context.Context, id string) (prefect.FlowRun, error)
 	}
 	var after []flowrun.StateType // it was claimed
 	for _, s := range states {
-		// A worker tells of its claim a second time, by another name.
-		if (s.Type != flowrun.StateScheduled || len(after) > 0) && s.Name != "Submitting" {
+		// A worker tells of its claim a second time, by another name; and the time of its claim is
+		// its own clock's, which can be before that of a refusal that came first.
+		if (s.Type != flowrun.StateScheduled || len(after) > 0) && s.Name != "Submitting" && s.Name != prefect.AwaitingSlot {
 			after = append(after, s.Type)
 		}
 	}

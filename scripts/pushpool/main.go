@@ -32,6 +32,7 @@ type command struct {
 	Serve serveCommand `cmd:"" help:"Serve the four functions, configured by environment variables as when deployed, at /webhook, /dispatcher, /finalizer and /reconciler."`
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
+	Drill drillCommand `cmd:"" help:"Take away what the local stack stands on, under a hundred flow runs, and check that all end true."`
 	Sweep sweepCommand `cmd:"" help:"Show what differs between Prefect, Cloud Run and the ledger, and what the reconciler would do about it."`
 	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
 
@@ -158,6 +159,31 @@ func (c *demoCommand) Run(ctx context.Context) error {
 		show = demo.RunLimits
 	}
 	ok, err := show(ctx, os.Stdout, c.options(), c.Scenario, c.Keep)
+	if err == nil && !ok {
+		return errQuiet
+	}
+	return err
+}
+
+type drillCommand struct {
+	stackFlags
+	Drill []int `arg:"" optional:"" help:"The drills: 1 loses every event, 2 deletes the ledger, 3 watches what Prefect shows as ready; all if none is given."`
+}
+
+// Help shows examples.
+func (drillCommand) Help() string {
+	return `A hundred flow runs take Python some minutes; --light-flow has a stand-in for the flow. With FIRESTORE_EMULATOR_HOST the ledger is
+deleted there, else with the functions' process.
+
+Examples:
+
+  pushpool drill 1 2 --light-flow
+  pushpool drill 3 --sweep 1m`
+}
+
+// Run does the drills.
+func (c *drillCommand) Run(ctx context.Context) error {
+	ok, err := demo.Drill(ctx, os.Stdout, c.options(), c.Drill)
 	if err == nil && !ok {
 		return errQuiet
 	}

@@ -20,6 +20,7 @@ type Deployment struct {
 	Name          string `json:"name"`
 	FlowID        string `json:"flow_id"`
 	Paused        bool   `json:"paused"`
+	Status        string `json:"status"` // READY or NOT_READY
 	WorkPoolName  string `json:"work_pool_name"`
 	WorkQueueName string `json:"work_queue_name"`
 	// JobVariables are what a server of 2.20 calls infra_overrides.

@@ -42,7 +42,8 @@ type demo struct {
 	// guide and scheduled are the flow's deployments.
 	guide, scheduled prefect.Deployment
 	// cloudRun is a client of the stack's Cloud Run, for what people do there.
-	cloudRun *cloudrun.Client
+	cloudRun   *cloudrun.Client
+	readyCalls readyCalls
 }
 
 // result of a scenario.
@@ -59,6 +60,11 @@ func Run(ctx context.Context, out io.Writer, o local.Options, numbers []int, kee
 	return run(ctx, out, o, scenarios, numbers, keep)
 }
 
+// Drill does the same with the drills.
+func Drill(ctx context.Context, out io.Writer, o local.Options, numbers []int) (ok bool, err error) {
+	return run(ctx, out, o, drills, numbers, false)
+}
+
 func run(ctx context.Context, out io.Writer, o local.Options, scenarios []scenario, numbers []int, keep bool) (ok bool, err error) {
 	if len(numbers) == 0 {
 		for i := range scenarios {
@@ -70,13 +76,21 @@ func run(ctx context.Context, out io.Writer, o local.Options, scenarios []scenar
 			return false, fmt.Errorf("there is no scenario %d; write a number from 1 to %d", n, len(scenarios))
 		}
 	}
+	d := &demo{out: out}
+	o.OnPrefectCall = d.readyCalls.add
 	stack, err := local.Start(ctx, o)
 	if err != nil {
 		return false, err
 	}
 	defer stack.Close()
 	fmt.Fprintln(out, stack.Describe())
-	d := &demo{Stack: stack, out: out}
+	d.Stack = stack
+	if stack.CloudRun != nil {
+		if d.cloudRun, err = cloudrun.New(ctx, stack.CloudRun.ClientOptions()...); err != nil {
+			return false, err
+		}
+		defer func() { _ = d.cloudRun.Close() }()
+	}
 	if d.guide, err = stack.Prefect.DeploymentByName(ctx, "weather/guide"); err != nil {
 		return false, err
 	}

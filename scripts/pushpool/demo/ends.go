@@ -111,12 +111,6 @@ func eachEnd(ctx context.Context, d *demo) (figures, error) {
 	if d.CloudRun == nil {
 		return figures{}, errors.New("this needs the stack's own Cloud Run emulator; unset CLOUD_RUN_EMULATOR_HOST")
 	}
-	client, err := cloudrun.New(ctx, d.CloudRun.ClientOptions()...)
-	if err != nil {
-		return figures{}, err
-	}
-	defer func() { _ = client.Close() }()
-	d.cloudRun = client
 	ends := slices.DeleteFunc(slices.Clone(ends), func(e end) bool {
 		return e.poolType != "" && d.PoolType != "" && d.PoolType != e.poolType
 	})

@@ -109,6 +109,7 @@ type Stack struct {
 	dir        string
 	urls       [][2]string
 	close      []func()
+	pushes     map[string]*deliverytest.Pusher // by topic
 	// onPush and onCall inject faults; see OnPush and OnCall.
 	onPush atomic.Pointer[func(deliverytest.Push) deliverytest.Fault]
 	onCall atomic.Pointer[func(method string, phase cloudruntest.Phase) error]
@@ -130,7 +131,7 @@ func Start(ctx context.Context, o Options) (s *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &Stack{Options: o, dir: dir, Project: Project, Name: Install}
+	s = &Stack{Options: o, dir: dir, Project: Project, Name: Install, pushes: map[string]*deliverytest.Pusher{}}
 	if o.Beside != nil {
 		s.Project, s.Name = besides, besides
 	}
@@ -310,6 +311,7 @@ func (s *Stack) subscribe(ctx context.Context) error {
 			return err
 		}
 		s.later(func() { _ = pusher.Close() })
+		s.pushes[topic] = pusher
 	}
 	return s.keepDeadLetters(ctx)
 }
@@ -386,6 +388,12 @@ func (s *Stack) OnPush(f func(deliverytest.Push) deliverytest.Fault) {
 func (s *Stack) OnCall(f func(method string, phase cloudruntest.Phase) error) {
 	s.onCall.Store(orNil(f, f == nil))
 }
+
+// Detach has nothing of the topic delivered any more, until Attach.
+func (s *Stack) Detach(topic string) { s.pushes[topic].Pause() }
+
+// Attach has what was published meanwhile delivered, and what is published from now on.
+func (s *Stack) Attach(topic string) { s.pushes[topic].Resume() }
 
 func orNil[T any](v T, isNil bool) *T {
 	if isNil {

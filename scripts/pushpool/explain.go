@@ -32,7 +32,8 @@ func (c *explainCommand) Run(ctx context.Context) error {
 	done := progress("reading flow run %s from Prefect, the ledger and Cloud Run", c.FlowRunID)
 	facts, err := explain.Gather(ctx, c.FlowRunID, explain.Setting{
 		WorkPools: in.WorkPools, Projects: install.AllProjects(in.Common, in.Core), Regions: in.Regions,
-		LookAhead: in.LookAhead, CancelGrace: in.CancelGrace, ReportGrace: in.ReportGrace, UI: in.UIURL(),
+		LookAhead: in.LookAhead, CancelGrace: in.CancelGrace, ReportGrace: in.ReportGrace,
+		StartDeadline: in.StartDeadline, GoneAfter: in.GoneAfter, UI: in.UIURL(),
 	}, in.Prefect, in.CloudRun, in.Records, in.Settler)
 	done()
 	if err != nil {

@@ -18,6 +18,8 @@ type answer struct {
 const (
 	// sweep is the reconciler's interval.
 	sweep = "within a minute"
+	// ended is when a sweep takes up the end of an execution, which leaves its event some time.
+	ended = "The finalizer, or the sweep within two minutes, reports that."
 	never = "nothing"
 )
 
@@ -160,16 +162,26 @@ func (f Facts) foreign() answer {
 }
 
 func (f Facts) pending() answer {
+	a := f.starting()
+	if !f.Claim.Ours || f.FlowRun.State == nil || a.next == ended {
+		return a
+	}
+	a.at = f.FlowRun.State.Timestamp.Add(f.Setting.StartDeadline)
+	a.next += fmt.Sprintf(" If the flow has not begun by %s, the sweep stops its launch, which ends as a retry or as CRASHED.", clock(a.at))
+	return a
+}
+
+func (f Facts) starting() answer {
 	switch {
 	case !f.Claim.Ours:
 		return f.foreign()
 	case f.Job != nil && f.Job.Failure != nil:
 		return answer{
-			cause: "It was launched, and its job cannot start: " + f.Job.Failure.Message(), next: "The finalizer, or the sweep " + sweep + ", reports that.",
+			cause: "It was launched, and its job cannot start: " + f.Job.Failure.Message(), next: ended,
 			do: "Mend what the message names, then run the flow again.",
 		}
 	case f.Execution != nil && f.Execution.Outcome != nil:
-		return answer{cause: "Its container ended before the flow began: " + f.Execution.Outcome.Message(), next: "The finalizer, or the sweep " + sweep + ", reports that."}
+		return answer{cause: "Its container ended before the flow began: " + f.Execution.Outcome.Message(), next: ended}
 	case f.Execution != nil && f.Execution.StartTime.IsZero():
 		return answer{cause: "It was launched; Cloud Run pulls the image and starts the container.", next: "The flow reports RUNNING when it begins."}
 	case f.Execution != nil:
@@ -198,13 +210,13 @@ func (f Facts) running() answer {
 			at:    f.Execution.CompletionTime.Add(f.Setting.ReportGrace),
 		}
 	case f.Execution != nil:
-		return answer{cause: "Its container has ended: " + f.Execution.Outcome.Message(), next: "The finalizer, or the sweep " + sweep + ", reports that."}
+		return answer{cause: "Its container has ended: " + f.Execution.Outcome.Message(), next: ended}
 	case f.CloudRunError != "":
 		return answer{cause: "Prefect shows it as running; its execution cannot be read: " + f.CloudRunError, next: "The sweep looks " + sweep + "."}
 	}
 	return answer{
 		cause: "Prefect shows it as running, and its execution is not to be found.",
-		next:  "The sweep looks twice; if it is gone, the flow run is reported CRASHED.",
+		next:  fmt.Sprintf("The sweep looks %s, and again %s later at the least; if it is gone both times, the flow run is reported CRASHED.", sweep, rounded(f.Setting.GoneAfter)),
 	}
 }
 
@@ -243,9 +255,13 @@ func (f Facts) final() answer {
 	a := answer{cause: "It ended " + cause, next: never}
 	switch {
 	case f.alive() && fr.StateType != flowrun.StateCompleted && fr.StateType != flowrun.StateFailed:
-		a.next = "Its execution is still alive; the sweep stops it."
+		a.next = "Its execution is still alive; the sweep stops it " + sweep + "."
+		if fr.State != nil {
+			a.at = fr.State.Timestamp.Add(f.Setting.CancelGrace)
+			a.next = fmt.Sprintf("Its execution is still alive; the sweep stops it within a minute after %s.", clock(a.at))
+		}
 	case f.Record.Status == flowrun.StatusLaunched && !f.alive():
-		a.next = "The execution's end is recorded by the finalizer, or by the sweep."
+		a.next = "The execution's end is recorded by the finalizer, or by the sweep within two minutes."
 	case fr.StateType == flowrun.StateCrashed:
 		a.do = "Mend what the message names, then `prefect flow-run retry " + f.ID + "`, or ask for a new one."
 	}

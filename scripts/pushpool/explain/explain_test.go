@@ -23,6 +23,7 @@ func situation(typ flowrun.StateType, name, message string, change ...func(*Fact
 		Setting: Setting{
 			WorkPools: []string{"etl"}, Projects: []string{"p"}, Regions: []string{"r"}, UI: "http://prefect",
 			LookAhead: 150 * time.Second, CancelGrace: time.Minute, ReportGrace: 30 * time.Second,
+			StartDeadline: 15 * time.Minute, GoneAfter: 30 * time.Second,
 		},
 		FlowRun: &prefect.FlowRun{
 			Name: "brisk-dolphin", WorkPoolName: "etl", WorkQueueName: "default", DeploymentID: "d", StateType: typ, StateName: name,
@@ -134,7 +135,7 @@ func TestEachSituationIsExplained(t *testing.T) {
 			cause: "its earlier execution is still alive", next: "stopped first",
 		},
 		"claimed, launch interrupted": {
-			facts: situation("PENDING", "Pending", "", ours(false)), cause: "its job is not there", next: "the sweep resumes it",
+			facts: situation("PENDING", "Pending", "", ours(false)), cause: "its job is not there", next: "the sweep resumes it within a minute. If the flow has not begun by 2026-01-02 12:14:00", at: now.Add(14 * time.Minute),
 		},
 		"image is missing": {
 			facts: situation("PENDING", "Pending", "", ours(false), func(f *Facts) {
@@ -145,7 +146,7 @@ func TestEachSituationIsExplained(t *testing.T) {
 		},
 		"being started": {
 			facts: situation("PENDING", "Pending", "", ours(false), executes(listens, nil), func(f *Facts) { f.Execution.StartTime = time.Time{} }),
-			cause: "pulls the image", next: "reports RUNNING",
+			cause: "pulls the image", next: "If the flow has not begun by 2026-01-02 12:14:00, the sweep stops its launch", at: now.Add(14 * time.Minute),
 		},
 		"a worker's": {
 			facts: situation("PENDING", "Pending", ""), cause: "Somebody else claimed it", next: "nothing by this installation",
@@ -159,7 +160,7 @@ func TestEachSituationIsExplained(t *testing.T) {
 		},
 		"out of memory, not told yet": {
 			facts: situation("RUNNING", "Running", "", ours(true), executes(listens, outOfMemory)),
-			cause: "The container reached its memory limit.", next: "The finalizer, or the sweep", odds: "the execution has ended",
+			cause: "The container reached its memory limit.", next: "the sweep within two minutes", odds: "the execution has ended",
 		},
 		"verdict not told": {
 			facts: situation("RUNNING", "Running", "", ours(true), executes(listens, outOfMemory), func(f *Facts) {
@@ -173,7 +174,7 @@ func TestEachSituationIsExplained(t *testing.T) {
 			cause: "exited with code 0", next: "30s after its end", at: now.Add(25 * time.Second), odds: "the execution has ended",
 		},
 		"execution gone": {
-			facts: situation("RUNNING", "Running", "", ours(true)), cause: "not to be found", next: "looks twice",
+			facts: situation("RUNNING", "Running", "", ours(true)), cause: "not to be found", next: "looks within a minute, and again 30s later",
 		},
 		"cancelled, the flow ends itself": {
 			facts: situation("CANCELLING", "Cancelling", "", ours(true), executes(listens, nil)),
@@ -198,7 +199,7 @@ func TestEachSituationIsExplained(t *testing.T) {
 			facts: situation("COMPLETED", "Completed", ""), cause: "It ended COMPLETED", next: "nothing",
 		},
 		"cancelled and still executed": {
-			facts: situation("CANCELLED", "Cancelled", "", ours(true), executes(listens, nil)), cause: "It ended CANCELLED", next: "the sweep stops it",
+			facts: situation("CANCELLED", "Cancelled", "", ours(true), executes(listens, nil)), cause: "It ended CANCELLED", next: "the sweep stops it within a minute after 2026-01-02 12:00:00", at: now,
 			odds: "its execution is alive",
 		},
 		"deleted in Prefect while it runs": {

@@ -49,8 +49,8 @@ type Claims interface {
 // Setting is the installation that explains.
 type Setting struct {
 	WorkPools, Projects, Regions []string
-	// LookAhead, CancelGrace and ReportGrace are the functions' own.
-	LookAhead, CancelGrace, ReportGrace time.Duration
+	// LookAhead and the deadlines are the functions' own.
+	LookAhead, CancelGrace, ReportGrace, StartDeadline, GoneAfter time.Duration
 	// UI is the address of Prefect's user interface.
 	UI string
 }

@@ -318,7 +318,10 @@ func ledgerDeleted(ctx context.Context, d *demo) (figures, error) {
 	if err == nil {
 		err = c.until(ctx, "have come to their end", len(c.all), (*fated).over)
 	}
-	if err = errors.Join(err, c.wrong()); err != nil {
+	if err == nil {
+		err = c.wrong()
+	}
+	if err != nil {
 		return figures{}, err
 	}
 	c.tell()

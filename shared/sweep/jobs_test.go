@@ -13,7 +13,7 @@ import (
 	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
-func TestWhichJobsAreDeleted(t *testing.T) {
+func TestWhichJobsAreDeleted_Prefect16007(t *testing.T) {
 	const day = 24 * time.Hour
 	settled := flowrun.Launch{Status: flowrun.StatusFinished, FinishedAt: time.Now(), ReportedAt: time.Now()}
 	job := func(change func(j *cloudrun.Job)) func(*world) {

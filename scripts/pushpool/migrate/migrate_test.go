@@ -35,6 +35,8 @@ type rig struct {
 type brittle struct {
 	mu   sync.Mutex
 	left int // < 0: it holds
+	// beforeMove, if set, is what somebody else does just before a deployment is moved.
+	beforeMove func()
 }
 
 func (b *brittle) set(n int) {
@@ -50,7 +52,16 @@ func (b *brittle) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("the process was killed")
 	}
 	b.left--
+	before := b.beforeMove
+	if r.Method != http.MethodPatch || !strings.Contains(r.URL.Path, "/deployments/") {
+		before = nil
+	} else {
+		b.beforeMove = nil
+	}
 	b.mu.Unlock()
+	if before != nil {
+		before()
+	}
 	return http.DefaultTransport.RoundTrip(r)
 }
 
@@ -363,4 +374,22 @@ func TestASavedMigrationIsNotWrittenOver(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "none")); !errors.Is(err, ErrNoState) {
 		t.Errorf("no file: %v", err)
 	}
+}
+
+// TestWhatTheWorkerClaimsMeanwhileStaysWithIt holds for a flow run that was noted as due soon, and that the worker
+// claims before the move.
+func TestWhatTheWorkerClaimsMeanwhileStaysWithIt(t *testing.T) {
+	r := newRig(t)
+	before := r.byKey(t)
+	s := r.plan(t)
+	claimed := ""
+	r.broken.beforeMove = func() { claimed = r.claimFirst(t) }
+	if err := New(r.Client, r.file).Switch(t.Context(), &s); err != nil {
+		t.Fatal(err)
+	}
+	if claimed == "" {
+		t.Fatal("nothing was claimed")
+	}
+	r.aMinute()
+	r.whole(t, before, claimed, "new")
 }

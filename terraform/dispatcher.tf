@@ -13,21 +13,9 @@ locals {
     max_instances   = 2
     timeout_seconds = 75
   }
-}
 
-module "dispatcher" {
-  source = "./modules/push_function"
-
-  installation  = local.installation
-  function      = "dispatcher"
-  description   = "Starts one execution for each flow run that is due."
-  size          = local.dispatcher
-  topic         = google_pubsub_topic.flow_runs
-  topic_kms_key = local.topic_kms_key
-  pubsub_agent  = local.agent["gcp-sa-pubsub"]
-  secrets       = local.core_secrets
-
-  environment = merge(local.core_environment, {
+  # The operator's command renders jobs as the dispatcher does.
+  dispatcher_environment = merge(local.core_environment, {
     DEFAULT_IMAGE           = var.default_flow_image
     FAST_START              = tostring(var.fast_start)
     LAUNCH_MODE             = var.launch_mode
@@ -42,6 +30,21 @@ module "dispatcher" {
     var.prefect_api_key == null ? {} : { CONTAINER_PREFECT_API_KEY_SECRET = local.api_key },
     var.prefect_auth_string == null ? {} : { CONTAINER_PREFECT_API_AUTH_STRING_SECRET = local.auth_string },
   )
+}
+
+module "dispatcher" {
+  source = "./modules/push_function"
+
+  installation  = local.installation
+  function      = "dispatcher"
+  description   = "Starts one execution for each flow run that is due."
+  size          = local.dispatcher
+  topic         = google_pubsub_topic.flow_runs
+  topic_kms_key = local.topic_kms_key
+  pubsub_agent  = local.agent["gcp-sa-pubsub"]
+  secrets       = local.core_secrets
+
+  environment = local.dispatcher_environment
 
   notification_channels = var.notification_channels
 }

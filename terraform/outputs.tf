@@ -62,8 +62,9 @@ output "sink_filter" {
 
 output "operator_env" {
   description = "What the command pushpool has to know of the installation, as the lines of a file .pushpool.env; without secrets."
-  value = join("", [for name, value in merge(var.settings, local.core_environment, {
+  value = join("", [for name, value in merge(var.settings, local.dispatcher_environment, {
+    DEAD_LETTER_TOPIC         = module.dispatcher.dead_letter_topic
     TOPIC_EXECUTIONS          = google_pubsub_topic.executions.name
     DEAD_LETTER_SUBSCRIPTIONS = join(",", [module.dispatcher.dead_letter_subscription, module.finalizer.dead_letter_subscription])
-  }, { for w in module.webhook : "WEBHOOK_URL" => w.uri }) : "${name}=${value}\n"])
+  }, { for w in module.webhook : "WEBHOOK_URL" => w.uri }) : "${name}=${value}\n" if value != null && value != ""])
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caarlos0/env/v11"
+
 	"github.com/pushpool/pushpool/functions"
 	"github.com/pushpool/pushpool/scripts/pushpool/operator"
 	"github.com/pushpool/pushpool/shared/install"
@@ -114,5 +116,15 @@ func TestTheOperatorsCommandTakesItsEnvironment(t *testing.T) {
 	}
 	if len(cfg.DeadLetterSubscriptions) != 2 || cfg.WebhookURL == "" || cfg.Project != "my-project" || cfg.APIKey != "" {
 		t.Errorf("it reads %+v", cfg)
+	}
+	// Jobs are rendered as the dispatcher does, with all that it goes by.
+	if _, err := functions.Make("dispatcher", install.Surroundings{Environ: cfg.Environ, Log: io.Discard}); err != nil {
+		t.Errorf("the dispatcher of the command: %v", err)
+	}
+	have := env.ToMap(cfg.Environ)
+	for name, value := range environments(t, applied(t, installation))["dispatcher"] {
+		if value != "" && have[name] != value && !strings.HasPrefix(value, "user:") && name != "MAX_DELIVERY_ATTEMPTS" {
+			t.Errorf("%s is %q for the dispatcher and %q for the command", name, value, have[name])
+		}
 	}
 }

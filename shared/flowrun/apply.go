@@ -54,6 +54,9 @@ type Scheduled struct {
 	DueAt        time.Time
 	// Retried are the retries that Prefect's history shows, where it was read.
 	Retried map[RetryKind]int
+	// Resumed: Prefect has the launch's PENDING. A ledger that does not know the launch was lost
+	// then, and cannot tell that nothing was tried: ClaimedAt stays zero.
+	Resumed bool
 }
 
 func (e Scheduled) apply(r Record, now time.Time) (Record, error) {
@@ -77,7 +80,10 @@ func (e Scheduled) apply(r Record, now time.Time) (Record, error) {
 	case !known:
 		launch = Launch{
 			LaunchID: e.LaunchID, ScheduledStateAt: e.StateAt, Status: StatusClaimed,
-			WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, RequestedAt: e.RequestedAt, DueAt: e.DueAt, ClaimedAt: now,
+			WorkPool: e.WorkPool, DeploymentID: e.DeploymentID, RequestedAt: e.RequestedAt, DueAt: e.DueAt,
+		}
+		if !e.Resumed {
+			launch.ClaimedAt = now
 		}
 	case launch.Status != StatusClaimed:
 		return r, ErrDone // Corrected put it aside, which does not make it start again

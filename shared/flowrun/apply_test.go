@@ -322,3 +322,18 @@ func TestOnlyTheHolderOfTheLeaseWrites(t *testing.T) {
 		})
 	}
 }
+
+// TestALedgerThatWasLostDoesNotSayThatNothingWasTried holds that a launch that is resumed without
+// a record does not look like one that this ledger saw being claimed: of such a launch without a
+// place nothing has been made, and a cancellation is told at once.
+func TestALedgerThatWasLostDoesNotSayThatNothingWasTried(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for resumed, want := range map[bool]time.Time{false: now, true: {}} {
+		r, err := flowrun.Apply(flowrun.Record{FlowRunID: "fr"}, flowrun.Scheduled{
+			Lease: flowrun.Lease{Holder: "h", Until: now.Add(time.Minute)}, LaunchID: "launch", StateAt: now, Resumed: resumed,
+		}, now)
+		if err != nil || !r.ClaimedAt.Equal(want) {
+			t.Errorf("resumed %t: claimed at %v, %v; want %v", resumed, r.ClaimedAt, err, want)
+		}
+	}
+}

@@ -26,7 +26,7 @@ func (l *Launcher) resume(ctx context.Context, holder string, fr prefect.FlowRun
 	}
 	rec, err = l.apply(ctx, fr.ID, flowrun.Scheduled{
 		Lease: l.lease(holder), LaunchID: c.LaunchID, StateAt: c.ScheduledStateAt,
-		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: fr.Due(), Retried: c.Retried,
+		WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, DueAt: fr.Due(), Retried: c.Retried, Resumed: true,
 	})
 	if errors.Is(err, flowrun.ErrUnreported) || errors.Is(err, flowrun.ErrUnfinished) {
 		// Its verdict is to be told, or the ledger holds another launch than Prefect does.

@@ -77,7 +77,7 @@ type weight[T any] struct {
 // anywhere is what can strike between any two calls.
 var anywhere = []weight[Kind]{
 	{Killed, 40}, {Stall, 14}, {Deploy, 12}, {LedgerLost, 12}, {ClockSkew, 12}, {PrefectDown, 14},
-	{UserPause, 26}, {UserCancel, 14}, {UserRetry, 120}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
+	{UserPause, 26}, {UserCancel, 14}, {UserRetry, 220}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
 }
 
 var strikes = map[service][]weight[Kind]{

@@ -119,7 +119,9 @@ func (w *world) live() {
 	w.leaving = false
 	w.faultsUntil = time.Now()
 	late = time.Now()
-	w.loop.run(func() bool { return w.stopped() || time.Since(late) > 3*time.Minute })
+	w.loop.run(func() bool {
+		return w.stopped() || time.Since(late) > 3*time.Minute && w.settled() || time.Since(late) > settleTime+slowest+twoSweeps
+	})
 	w.checkHealed(true)
 }
 

@@ -311,7 +311,7 @@ func testPool(t *testing.T, l ledger.Ledger) {
 
 func testRegion(t *testing.T, l ledger.Ledger) {
 	document(t, "Region", l.UpdateRegion, func(name string) flowrun.Region { return flowrun.Region{Name: name} }, flowrun.Region{
-		Name: "p/r", Last: at, FirstSpan: 7, Spans: []int{1, 3, 2}, ClosedUntil: at.Add(time.Second), ClosedFor: time.Minute, Reason: "quota",
+		Name: "p/r", Last: at, FirstSpan: 7, Spans: []int{1, 3, 2}, Minute: 8, Reads: 100, ClosedUntil: at.Add(time.Second), ClosedFor: time.Minute, Reason: "quota",
 		Jobs: 3, SharedFrom: at.Add(time.Hour), LastDeletion: at.Add(-time.Minute), Deletions: []time.Time{at.Add(-time.Hour)}, Slots: []time.Time{at, at.Add(time.Minute)},
 	}, "p/r", func(r *flowrun.Region) { r.Jobs = 99 })
 }

@@ -128,3 +128,24 @@ func TestGoneIsSeenTwice_Prefect11499(t *testing.T) {
 		})
 	}
 }
+
+// TestAClaimThatPrefectNeverHadIsDropped holds that a launcher which died between its claim in the
+// ledger and Prefect's PENDING leaves nothing that keeps the flow run from being launched.
+func TestAClaimThatPrefectNeverHadIsDropped(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun()
+	scheduled := flowrun.Scheduled{
+		Lease: flowrun.Lease{Holder: "launcher", Until: r.now()}, LaunchID: flowrun.NewLaunchID(install, fr.ID, fr.StateID), StateAt: fr.State.Timestamp, WorkPool: "etl",
+	}
+	r.apply(fr.ID, scheduled)
+	r.later(lease)
+	r.must(r.look(fr.ID))
+	if diff := cmp.Diff([]sent{{FlowRunID: fr.ID}}, r.messages.take()); diff != "" {
+		t.Error(diff)
+	}
+	scheduled.Lease = flowrun.Lease{Holder: "another", Until: r.now().Add(lease)}
+	r.apply(fr.ID, scheduled)
+	if got := r.record(fr.ID).Status; got != flowrun.StatusClaimed {
+		t.Errorf("%q, want it claimed again", got)
+	}
+}

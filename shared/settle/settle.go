@@ -273,6 +273,13 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 	}
 	// Only a ledger that has seen the claim knows that nothing was tried.
 	attempted := rec.Region != "" || lost
+	if fr.StateType == flowrun.StateScheduled && !c.Ours && !attempted {
+		// Its launcher died before Prefect had the PENDING. A launch that had ended would not start again.
+		if _, err := s.apply(ctx, rec.FlowRunID, flowrun.Discarded{Holder: holder, LaunchID: rec.LaunchID}); err != nil {
+			return err
+		}
+		return s.messages.Dispatch(ctx, rec.FlowRunID)
+	}
 	if rec.MissingSince.IsZero() && attempted {
 		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Missing{Holder: holder})
 		if err != nil {

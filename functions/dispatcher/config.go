@@ -23,7 +23,10 @@ type config struct {
 	ContainerAPIURL string `env:"CONTAINER_PREFECT_API_URL" expect:"the URL of Prefect's API as flows reach it, if it is not PREFECT_API_URL"`
 	APIKeySecret    string `env:"CONTAINER_PREFECT_API_KEY_SECRET" expect:"the secret with the API key for flows, SECRET or SECRET:VERSION"`
 	AuthSecret      string `env:"CONTAINER_PREFECT_API_AUTH_STRING_SECRET" expect:"the secret with the auth string for flows, SECRET or SECRET:VERSION"`
-	DefaultImage    string `env:"DEFAULT_IMAGE" envDefault:"docker.io/prefecthq/prefect:3-latest" expect:"the image of flow runs whose deployment names none"`
+	// Nobody has the environment of a worker, and the functions' own is none of a flow's business.
+	TemplateEnvironment map[string]string `env:"TEMPLATE_ENVIRONMENT" expect:"a JSON object of names and values: what {{ $NAME }} in a base job template stands for, as the worker's own environment does; flows can read it"`
+
+	DefaultImage string `env:"DEFAULT_IMAGE" envDefault:"docker.io/prefecthq/prefect:3-latest" expect:"the image of flow runs whose deployment names none"`
 
 	FastStart bool `env:"FAST_START" envDefault:"false" expect:"true or false: whether flows start with python -m prefect.engine where the job variable pushpool_fast_start says nothing"`
 

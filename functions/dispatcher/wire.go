@@ -61,7 +61,7 @@ func newLauncher(ctx context.Context, s install.Surroundings, cfg config, log *s
 		Projects: install.AllProjects(cfg.Common, cfg.Core), Install: cfg.ID(), Name: cfg.Name, Regions: cfg.Regions,
 		Lease: cfg.Lease, CallTimeout: install.CallTimeout, LookAhead: cfg.LookAhead,
 		EarlyRead: cfg.EarlyRead, Slots: cfg.Slots, InPlace: 5 * time.Second, CapacityWait: cfg.CapacityWait,
-		Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, Policy: cfg.policy(),
+		Settings: cfg.settings(), Secrets: cfg.secrets(), DefaultImage: cfg.DefaultImage, TemplateEnvironment: cfg.TemplateEnvironment, Policy: cfg.policy(),
 		Options: launch.Options{
 			Mode: launch.Mode(cfg.LaunchMode), FastStart: cfg.FastStart, Overflow: cfg.OverflowRegions, Retries: cfg.Launch(),
 		},

@@ -92,6 +92,23 @@ func TestFastStartReplacesPrefectsDefaultCommandOnly_Prefect21944(t *testing.T) 
 	}
 }
 
+// TestATemplateSeesTheEnvironmentThatItIsGiven holds that {{ $NAME }} is what the installation says, and
+// nothing of the function's own environment.
+func TestATemplateSeesTheEnvironmentThatItIsGiven(t *testing.T) {
+	t.Setenv("OF_THE_FUNCTION", "hidden")
+	r := newRig(t, func(c *launch.Config) { c.TemplateEnvironment = map[string]string{"TEAM": "etl"} })
+	base := template()
+	base["job_configuration"].(map[string]any)["env"] = map[string]any{"GIVEN": "{{ $TEAM }}", "OTHER": "<{{ $OF_THE_FUNCTION }}>"}
+	r.must(r.people.CreateWorkPool(t.Context(), "guide", "cloud-run-v2", base))
+	r.deployed = r.deploy(prefect.NewDeployment{FlowID: r.deployed.FlowID, Name: "guide", WorkPool: "guide", JobVariables: map[string]any{"image": "flows"}})
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.must(r.dispatch(fr.ID))
+	env := environment(r.job(fr.ID).GetTemplate().GetTemplate().GetContainers()[0])
+	if diff := cmp.Diff([]string{"etl", "<>"}, []string{env["GIVEN"], env["OTHER"]}); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestCloudRunExecutesNoFlowAgainUnasked_Prefect22620 holds that a killed container is started
 // again within its execution only where the template asks for that, and never one whose exit
 // code is that of a flow that failed.

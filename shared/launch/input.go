@@ -26,6 +26,7 @@ func input(cfg Config, o *origin, template any, fr prefect.FlowRun) jobtemplate.
 		Settings:            cfg.Settings,
 		DefaultProject:      cfg.Projects[0],
 		DefaultImage:        cfg.DefaultImage,
+		Environment:         cfg.TemplateEnvironment,
 		ReservedLabels:      len(ourLabels(cfg, fr.ID, "", flowrun.Retries{})),
 	}
 	if d := o.deployment; d != nil {

@@ -86,6 +86,8 @@ type Config struct {
 	Secrets  jobtemplate.Secrets
 	// DefaultImage is run where neither template nor job variables name an image.
 	DefaultImage string
+	// TemplateEnvironment is what {{ $NAME }} in a base job template stands for; any other name is empty, as an unset one is to a worker.
+	TemplateEnvironment map[string]string
 	// Policy is what flow runs may ask for.
 	Policy cloudrun.Policy
 	// Options are those of launches whose job variables say nothing else.

@@ -135,6 +135,43 @@ func TestReadEntryUnderstandsEveryWording(t *testing.T) {
 	}
 }
 
+// TestTheNameOfAFlowRunIsNoReason holds that words in a job's name, which has the flow run's, are not
+// read as why its execution ended, whether the entry holds the execution or its status alone.
+func TestTheNameOfAFlowRunIsNoReason(t *testing.T) {
+	for _, slug := range []string{"image-resize", "secret-otter", "permission-slip"} {
+		job := "pp-" + slug + "-0123456789abc"
+		for message, want := range map[string]flowrun.Outcome{
+			"Task " + job + "-x-task0 failed with exit code: 7 and message: The container exited with an error.":                   {Kind: flowrun.ExitCode, ExitCode: 7},
+			"Task " + job + "-x-task0 failed with exit code: 0 and message: A signal terminated the container.":                    {Kind: flowrun.Signal},
+			"Task " + job + "-x-task0 failed with exit code: 0 and message: Internal error.":                                       {Kind: flowrun.Platform},
+			"Task " + job + "-x-task0 failed with message: Image 'gcr.io/p/i' not found.":                                          {Kind: flowrun.Image},
+			"Task " + job + "-x-task0 failed with message: Secret Version [projects/p/secrets/s/versions/1] is in DISABLED state.": {Kind: flowrun.Secret},
+			"Task " + job + "-x-task0 failed with message: Permission 'x' denied.":                                                 {Kind: flowrun.Permission},
+			"Execution " + job + "-x has failed to complete, 0/1 tasks were a success.":                                            {Kind: flowrun.Platform},
+			"Something new about job '" + job + "', projects/p/locations/r/jobs/" + job + "/executions/" + job + "-x.":             {Kind: flowrun.Platform},
+		} {
+			for _, response := range []bool{true, false} {
+				got, err := cloudrun.ReadEntry(failed(t, func(entry, payload, status map[string]any) {
+					entry["labels"] = map[string]any{"run.googleapis.com/execution_name": job + "-x"}
+					entry["resource"].(map[string]any)["labels"].(map[string]any)["job_name"] = job
+					payload["status"] = map[string]any{"code": 10, "message": message}
+					status["conditions"] = []any{map[string]any{"type": "Completed", "status": "False", "message": message}}
+					if !response {
+						delete(payload, "response")
+					}
+				}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want.Text = message
+				if diff := cmp.Diff(want, got.Outcome); diff != "" {
+					t.Errorf("with a response: %t, %s\n%s", response, message, diff)
+				}
+			}
+		}
+	}
+}
+
 // failedSomehow is as much as the status of the capture's entry tells.
 var failedSomehow = flowrun.Outcome{Kind: flowrun.Platform, Text: "Execution etl-jobs-crrgf has failed to complete, 0/1 tasks were a success."}
 
@@ -271,6 +308,7 @@ func TestAnEntryOfAJobThatCannotStart(t *testing.T) {
 		"service account":             {"", "Permission 'iam.serviceaccounts.actAs' denied on service account a@b (or it may not exist).", flowrun.Permission},
 		"network":                     {"VpcNetworkNotFound", "VPC network n was not found.", flowrun.Platform},
 		"a wording that is not known": {"", "Something new.", flowrun.Platform},
+		"a job's name":                {"", "Something new about pp-secret-otter-0123456789abc.", flowrun.Platform},
 	} {
 		t.Run(name, func(t *testing.T) {
 			data := failed(t, func(entry, payload, status map[string]any) {

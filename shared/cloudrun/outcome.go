@@ -30,15 +30,20 @@ var (
 	signalWording   = regexp.MustCompile(`(?i)\bsignal:? (\d+)`)
 	signalled       = regexp.MustCompile(`(?i)\bsignal:? \d+|terminated (?:on|by) (?:a )?signal|signal terminated`)
 	taskWording     = regexp.MustCompile(`^Task (\S+-task\d+) `)
+	// What a message is about, by names that hold what a flow run is called, such as image-resize.
+	subject = regexp.MustCompile(`^Task \S+-task\d+|^Execution \S+-\S+|\b` + JobPrefix + `[a-z0-9-]+`)
 )
+
+// wording is a message in lower case, without the names of jobs, executions and tasks.
+func wording(message string) string { return strings.ToLower(subject.ReplaceAllString(message, "")) }
 
 // outcome reads an execution's end. Codes and reasons come before wordings, which drift; a
 // wording that is not known is kept for people.
 func (e ended) outcome() flowrun.Outcome {
 	o := flowrun.Outcome{Text: e.message}
-	text := strings.ToLower(e.message)
+	text := wording(e.message)
 	reason := plain(e.reason)
-	exitCode := number(exitCodeWording, e.message)
+	exitCode := number(exitCodeWording, text)
 	switch {
 	case e.succeeded:
 		o.Kind = flowrun.Succeeded
@@ -52,8 +57,8 @@ func (e ended) outcome() flowrun.Outcome {
 		o.Kind = flowrun.OutOfMemory
 	case refusal(text) == flowrun.Secret, refusal(text) == flowrun.Image:
 		o.Kind = refusal(text)
-	case signalled.MatchString(e.message):
-		o.Kind, o.Signal = flowrun.Signal, number(signalWording, e.message)
+	case signalled.MatchString(text):
+		o.Kind, o.Signal = flowrun.Signal, number(signalWording, text)
 	case exitCode != 0, reason == "nonzeroexitcode":
 		o.Kind, o.ExitCode = flowrun.ExitCode, exitCode
 	case e.code == codes.PermissionDenied:
@@ -111,7 +116,7 @@ func withAttempt(o flowrun.Outcome, a *runpb.TaskAttemptResult) flowrun.Outcome 
 
 // neverStarts reads the Ready condition of a job that cannot start its execution.
 func neverStarts(reason, message string) flowrun.Outcome {
-	o := flowrun.Outcome{Kind: refusal(strings.ToLower(message)), Text: message}
+	o := flowrun.Outcome{Kind: refusal(wording(message)), Text: message}
 	switch r := plain(reason); {
 	case strings.HasPrefix(r, "secret"):
 		o.Kind = flowrun.Secret

@@ -97,16 +97,20 @@ func number(wording *regexp.Regexp, s string) int {
 	return 0
 }
 
-// withAttempt refines an outcome by how the task's last attempt ended.
+// withAttempt refines an outcome by how the task's last attempt ended. A container out of memory or of
+// time is killed: its signal, or the exit code that stands for it, tells less than the status.
 func withAttempt(o flowrun.Outcome, a *runpb.TaskAttemptResult) flowrun.Outcome {
 	st := a.GetStatus()
+	told := ended{code: codes.Code(st.GetCode()), message: st.GetMessage()}.outcome().Kind
 	switch {
+	case told == flowrun.OutOfMemory, told == flowrun.TimedOut:
+		o.Kind, o.Signal, o.ExitCode = told, 0, 0
 	case a.GetTermSignal() != 0:
 		o.Kind, o.Signal, o.ExitCode = flowrun.Signal, int(a.GetTermSignal()), 0
 	case a.GetExitCode() != 0:
 		o.Kind, o.ExitCode = flowrun.ExitCode, int(a.GetExitCode())
 	case o.Kind == flowrun.Platform && st.GetCode() != 0:
-		o.Kind = ended{code: codes.Code(st.GetCode()), message: st.GetMessage()}.outcome().Kind
+		o.Kind = told
 	}
 	if !strings.Contains(o.Text, st.GetMessage()) {
 		o.Text = strings.TrimSpace(o.Text + " " + st.GetMessage())

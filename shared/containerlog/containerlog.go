@@ -89,7 +89,7 @@ func (c *Client) Last(ctx context.Context, project, job, execution string, after
 			return nil, classify(act, err)
 		}
 		l := line(e)
-		if left -= len(l.Text); left < 0 {
+		if left -= min(len(l.Text), maxLineBytes); left < 0 {
 			break
 		}
 		lines = append(lines, l)
@@ -99,6 +99,9 @@ func (c *Client) Last(ctx context.Context, project, job, execution string, after
 	}
 	slices.SortStableFunc(lines, func(a, b Line) int { return a.Time.Compare(b.Time) })
 	redact(lines)
+	for i, l := range lines {
+		lines[i].Text = cut(l.Text) // not before: half a secret does not look like one
+	}
 	return lines, nil
 }
 
@@ -107,11 +110,14 @@ func line(e *loggingpb.LogEntry) Line {
 	if f := e.GetJsonPayload().GetFields(); f != nil {
 		text = cmp.Or(f["message"].GetStringValue(), f["msg"].GetStringValue(), e.GetJsonPayload().String())
 	}
-	text = strings.TrimRight(text, "\r\n")
+	return Line{Time: e.GetTimestamp().AsTime(), Severity: int(e.GetSeverity()), Text: strings.TrimRight(text, "\r\n")}
+}
+
+func cut(text string) string {
 	if len(text) > maxLineBytes {
-		text = strings.ToValidUTF8(text[:maxLineBytes], "") + "…"
+		return strings.ToValidUTF8(text[:maxLineBytes], "") + "…"
 	}
-	return Line{Time: e.GetTimestamp().AsTime(), Severity: int(e.GetSeverity()), Text: text}
+	return text
 }
 
 // Severities of Cloud Logging that a reader compares with.

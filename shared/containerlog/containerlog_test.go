@@ -113,6 +113,27 @@ func TestWhatAContainerWroteOfSecretsIsTakenOut(t *testing.T) {
 	}
 }
 
+func TestAPrivateKeyThatBeganBeforeTheLastLinesIsTakenOut(t *testing.T) {
+	r := newRig(t, 10, "echo -----BEGIN PRIVATE KEY-----; for i in $(seq 60); do echo MIIEvQIBADAN$i; done; echo -----END PRIVATE KEY-----; echo after")
+	got := r.last("pp-a-x")
+	if all := strings.Join(got, "\n"); len(got) != containerlog.MaxLines || strings.Contains(all, "MII") || !strings.HasSuffix(all, "(secret)\nafter") {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestASecretWhereALineIsCutIsTakenOut holds that lines are cut after that: neither half a token nor a
+// key whose end was cut off, which would hide what follows, is left.
+func TestASecretWhereALineIsCutIsTakenOut(t *testing.T) {
+	r := newRig(t, 10, "long() { head -c $1 /dev/zero | tr '\\0' x; }\n"+
+		"long 1985; echo ' sk_live_0123456789abcdefgh'\n"+
+		"long 1950; printf ' -----BEGIN PRIVATE KEY-----'; long 100; echo '-----END PRIVATE KEY-----'\n"+
+		"echo after")
+	want := []string{strings.Repeat("x", 1985) + " (secret)", "(secret)", "after"}
+	if diff := cmp.Diff(want, r.last("pp-a-x")); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestReadsKeepWithinTheirBudget holds that no call is made beyond it, and none waited for.
 func TestReadsKeepWithinTheirBudget(t *testing.T) {
 	r := newRig(t, 2, "true")

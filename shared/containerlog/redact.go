@@ -25,21 +25,26 @@ var secrets = []struct {
 			`["']?\s*(?:=|:)\s*)(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\(secret\)|[^\s"',;&)}\]]+)`), "${1}" + hidden},
 }
 
-var (
-	keyBegins = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY`)
-	keyEnds   = regexp.MustCompile(`-----END [A-Z ]*PRIVATE KEY`)
-)
+var keyMark = regexp.MustCompile(`-----(BEGIN|END) [A-Z ]*PRIVATE KEY`)
 
-// redact takes out of lines what looks like a secret. A private key goes over several.
+// redact takes out of lines what looks like a secret. A private key goes over several; of one that
+// ends and does not begin, it began before the first of them.
 func redact(lines []Line) {
 	inKey := false
 	for i, l := range lines {
-		begins := keyBegins.MatchString(l.Text)
-		switch {
-		case inKey || begins:
-			inKey = !keyEnds.MatchString(l.Text)
+		hide := inKey
+		for _, mark := range keyMark.FindAllStringSubmatch(l.Text, -1) {
+			begins := mark[1] == "BEGIN"
+			if !begins && !inKey {
+				for j := range i {
+					lines[j].Text = hidden
+				}
+			}
+			inKey, hide = begins, true
+		}
+		if hide {
 			lines[i].Text = hidden
-		default:
+		} else {
 			lines[i].Text = redacted(l.Text)
 		}
 	}

@@ -41,13 +41,30 @@ func TestWhatLooksLikeASecretIsTakenOut(t *testing.T) {
 }
 
 func TestAPrivateKeyIsTakenOutToItsEnd(t *testing.T) {
-	lines := []Line{{Text: "a"}, {Text: "k: -----BEGIN RSA PRIVATE KEY-----"}, {Text: "MII"}, {Text: "-----END RSA PRIVATE KEY-----"}, {Text: "b"}}
-	redact(lines)
-	var got []string
-	for _, l := range lines {
-		got = append(got, l.Text)
-	}
-	if s := strings.Join(got, " "); s != "a (secret) (secret) (secret) b" {
-		t.Error(s)
+	const begin, end = "k: -----BEGIN RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----"
+	for name, test := range map[string]struct{ lines, want string }{
+		"whole":                    {"a|" + begin + "|MII|" + end + "|b", "a|(secret)|(secret)|(secret)|b"},
+		"in one line":              {"a|" + begin + `\nMII\n` + end + "|b", "a|(secret)|b"},
+		"without its beginning":    {"MII|MII|" + end + "|b", "(secret)|(secret)|(secret)|b"},
+		"its end alone":            {end + "|b", "(secret)|b"},
+		"without its end":          {"a|" + begin + "|MII", "a|(secret)|(secret)"},
+		"two, of one no beginning": {"MII|" + end + "|b|" + begin + "|MII|" + end + "|c", "(secret)|(secret)|b|(secret)|(secret)|(secret)|c"},
+		"two, in one line":         {"MII|" + end + `\n` + begin + "|MII|" + end + "|c", "(secret)|(secret)|(secret)|(secret)|c"},
+		"a public one":             {"a|-----BEGIN PUBLIC KEY-----|MII|-----END PUBLIC KEY-----", "a|-----BEGIN PUBLIC KEY-----|MII|-----END PUBLIC KEY-----"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lines []Line
+			for text := range strings.SplitSeq(test.lines, "|") {
+				lines = append(lines, Line{Text: text})
+			}
+			redact(lines)
+			var got []string
+			for _, l := range lines {
+				got = append(got, l.Text)
+			}
+			if s := strings.Join(got, "|"); s != test.want {
+				t.Errorf("%s\nwant %s", s, test.want)
+			}
+		})
 	}
 }

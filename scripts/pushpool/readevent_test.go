@@ -31,7 +31,7 @@ func TestReadEventReadsWhatPeopleHaveOfAnEntry(t *testing.T) {
 		Message: "The container exited with a non-zero code. Its last log lines, in this flow run's logs and in Cloud Logging, tell why. " +
 			"Cloud Run says: Task etl-jobs-crrgf-task0 failed with message: The container exited with an error. " +
 			"Logs: https://console.cloud.google.com/logs/query;query=resource.type%3D%22cloud_run_job%22%0Aresource.labels.job_name%3D%22etl-jobs%22%0A" +
-			"labels.%22run.googleapis.com%2Fexecution_name%22%3D%22etl-jobs-crrgf%22;timeRange=P7D?project=example-project " +
+			"labels.%22run.googleapis.com%2Fexecution_name%22%3D%22etl-jobs-crrgf%22;timeRange=P30D?project=example-project " +
 			"Execution: https://console.cloud.google.com/run/jobs/executions/details/us-east1/etl-jobs-crrgf/tasks?project=example-project",
 	}
 	for name, data := range map[string]string{

@@ -75,10 +75,11 @@ func (n ExecutionName) ConsoleURL() string {
 	return fmt.Sprintf("https://console.cloud.google.com/run/jobs/executions/details/%s/%s/tasks?project=%s", n.Region, n.Execution, n.Project)
 }
 
-// LogsURL returns the Cloud Console's log query for the execution; it outlives the job.
+// LogsURL returns the Cloud Console's log query for the execution; it outlives the job. Its time range counts back
+// from when it is opened, and is as long as Cloud Logging keeps logs by default.
 func (n ExecutionName) LogsURL() string {
 	query := fmt.Sprintf("resource.type=\"cloud_run_job\"\nresource.labels.job_name=%q\nlabels.\"run.googleapis.com/execution_name\"=%q", n.Job, n.Execution)
-	return "https://console.cloud.google.com/logs/query;query=" + url.QueryEscape(query) + ";timeRange=P7D?project=" + n.Project
+	return "https://console.cloud.google.com/logs/query;query=" + url.QueryEscape(query) + ";timeRange=P30D?project=" + n.Project
 }
 
 // Links are the two, as they end a message to the flow's author.

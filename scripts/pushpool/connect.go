@@ -47,7 +47,7 @@ func (c *connectCommand) Run(ctx context.Context) error {
 	case setup.URL == "":
 		return fmt.Errorf("connect Prefect: WEBHOOK_URL is not set; write the address of the function webhook (`terraform output webhook_url`), or --url")
 	case setup.Secret == "":
-		return fmt.Errorf("connect Prefect: WEBHOOK_SECRETS is not set; write the secret that the webhook knows (`gcloud secrets versions access latest --secret NAME`)")
+		return fmt.Errorf("connect Prefect: WEBHOOK_SECRETS is not set; write the secret that the webhook knows (`export WEBHOOK_SECRETS=$(gcloud secrets versions access latest --secret=%s-webhook-secrets --project=%s)`)", in.Name, in.Project)
 	}
 	done := progress("connecting %s", in.APIURL)
 	result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Defaults: request.Values(c.Default), Dry: c.DryRun})

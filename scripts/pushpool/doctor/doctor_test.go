@@ -82,3 +82,20 @@ func TestEveryGrantNamesAnIdentityOnce(t *testing.T) {
 		seen = append(seen, key)
 	}
 }
+
+// TestTheMendOfPrefectsSideBringsTheSecret holds that what doctor prints can be run where the
+// configuration is what Terraform prints, which has no secrets.
+func TestTheMendOfPrefectsSideBringsTheSecret(t *testing.T) {
+	cfg := config()
+	const brings = "export WEBHOOK_SECRETS=$(gcloud secrets versions access latest --secret=pushpool-webhook-secrets --project=p) && pushpool connect"
+	if got := connectAgain(cfg); got != brings {
+		t.Errorf("without a secret: %s", got)
+	}
+	cfg.WebhookSecrets = "a-secret-of-enough-characters"
+	if got := connectAgain(cfg); got != "pushpool connect" {
+		t.Errorf("with one: %s", got)
+	}
+	if got := reconnect(cfg); got != brings {
+		t.Errorf("with one that the webhook refuses: %s", got)
+	}
+}

@@ -33,6 +33,20 @@ func readBlock(ctx context.Context, in *operator.Installation) (block, error) {
 	return b, err
 }
 
+// reconnect is the command that mends Prefect's side. What Terraform prints of an installation holds no
+// secrets, so the webhook's is taken from where the module puts it.
+func reconnect(cfg operator.Config) string {
+	return fmt.Sprintf("export WEBHOOK_SECRETS=$(gcloud secrets versions access latest --secret=%s-webhook-secrets --project=%s) && pushpool connect", cfg.Name, cfg.Project)
+}
+
+// connectAgain is that command, without the secret where it is there.
+func connectAgain(cfg operator.Config) string {
+	if cfg.WebhookSecrets != "" {
+		return "pushpool connect"
+	}
+	return reconnect(cfg)
+}
+
 // Connection asks what `pushpool connect` would change.
 func Connection(in *operator.Installation) func(context.Context) []Finding {
 	return func(ctx context.Context) []Finding {
@@ -54,7 +68,7 @@ func Connection(in *operator.Installation) func(context.Context) []Finding {
 		var found []Finding
 		var good []string
 		for _, c := range result.Changes {
-			f := Finding{Status: Problem, Why: lateWithoutEvents, Mend: "pushpool connect"}
+			f := Finding{Status: Problem, Why: lateWithoutEvents, Mend: connectAgain(in.Config)}
 			switch {
 			case c.Act == "create" && strings.HasPrefix(c.Object, "work pool "):
 				f.What, f.Why = c.Object+" is not there", "no deployment can be made for it, so nothing is launched in it"
@@ -140,7 +154,7 @@ func roundTrip(in *operator.Installation) func(context.Context) []Finding {
 		b, err := readBlock(ctx, in)
 		switch {
 		case err != nil && flowrun.FaultOf(err) == flowrun.NotFound:
-			return []Finding{{Status: Problem, What: "Prefect has no webhook block " + in.Name, Why: lateWithoutEvents, Mend: "pushpool connect"}}
+			return []Finding{{Status: Problem, What: "Prefect has no webhook block " + in.Name, Why: lateWithoutEvents, Mend: connectAgain(in.Config)}}
 		case err != nil:
 			return []Finding{unknown(err, "")}
 		}
@@ -154,7 +168,7 @@ func roundTrip(in *operator.Installation) func(context.Context) []Finding {
 		case status == http.StatusUnauthorized:
 			return []Finding{{
 				Status: Problem, What: "the webhook refuses the secret that Prefect's block sends", Why: lateWithoutEvents,
-				Mend: "WEBHOOK_SECRETS=$(gcloud secrets versions access latest --secret=NAME) pushpool connect, or raise webhook_secret_version and terraform apply",
+				Mend: reconnect(in.Config) + ", or raise webhook_secret_version and terraform apply",
 			}}
 		case status == http.StatusNotFound || status == http.StatusForbidden:
 			return []Finding{{Status: Unknown, What: fmt.Sprintf("%s answers %d here", b.URL, status), Why: "an internal webhook answers so to callers outside its network; a public one must not: " + lateWithoutEvents, Mend: mend}}

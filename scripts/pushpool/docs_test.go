@@ -65,7 +65,7 @@ func pages(t *testing.T) map[string]string {
 }
 
 // byHand are the beginnings of lines that cannot be run here: a browser, the internet, an end.
-var byHand = []string{"gcloud auth ", "git clone ", "cd ", "go install ./scripts/pushpool", "terraform destroy", "prefect --no-prompt deploy --all"}
+var byHand = []string{"gcloud auth ", "git clone ", "cd ", "go install ./scripts/pushpool", "pip install ", "terraform destroy", "prefect --no-prompt deploy --all"}
 
 // TestEveryCommandOfThePagesRuns runs what the pages say, page by page, against an embedded local
 // stack. What needs Google Cloud, Terraform or Prefect's command meets a stand-in that takes the commands and

@@ -221,6 +221,7 @@ func config() operator.Config {
 	cfg.Executions, cfg.Regions, cfg.Database, cfg.WritesPerMinute = "executions", []string{"r"}, "ledger", 180
 	cfg.TasksQueue, cfg.TasksServiceAccount = "projects/p/locations/r/queues/timers", "pushpool-tasks@p.iam.gserviceaccount.com"
 	cfg.Lifecycle, cfg.WebhookURL = "lifecycle", "https://webhook"
+	cfg.LogView, cfg.LogReads = "locations/r/buckets/pushpool-jobs/views/pushpool-jobs", 10
 	return cfg
 }
 
@@ -253,9 +254,12 @@ func TestEachFindingSaysWhatWhyAndWhatToDo(t *testing.T) {
 	waits, age := "pubsub.googleapis.com/subscription/num_undelivered_messages", "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 	of := func(id string, n int64) point { return point{nil, map[string]string{"subscription_id": id}, n} }
 	in := &operator.Installation{Config: cfg}
+	unread := cfg
+	unread.LogReads = 0
 	checks := map[string]func(*Google) []Finding{
 		"apis":   func(g *Google) []Finding { return g.enabled("p")(t.Context()) },
 		"may":    func(g *Google) []Finding { return g.permitted(cfg)(t.Context()) },
+		"unread": func(g *Google) []Finding { return g.permitted(unread)(t.Context()) },
 		"quota":  func(g *Google) []Finding { return g.quotas(cfg)(t.Context()) },
 		"wait":   func(g *Google) []Finding { return g.backlog(t.Context(), cfg, []string{"flow-runs-dispatcher"}) },
 		"tick":   func(g *Google) []Finding { return g.tick(cfg)(t.Context()) },
@@ -272,6 +276,8 @@ func TestEachFindingSaysWhatWhyAndWhatToDo(t *testing.T) {
 
 		"permissions are there":    {"may", cloud{}, []string{"ok", "permissions of the identities are there", ""}},
 		"a permission is missing":  {"may", cloud{denied: []string{"dispatcher run.jobs.create"}}, []string{"problem", "pushpool-dispatcher@p.iam.gserviceaccount.com may not run.jobs.create on //cloudresourcemanager.googleapis.com/projects/p", "terraform apply"}},
+		"a log may not be read":    {"may", cloud{denied: []string{"finalizer logging.views.access"}}, []string{"problem", "pushpool-finalizer@p.iam.gserviceaccount.com may not logging.views.access on //logging.googleapis.com/projects/p/locations/r/", "terraform apply"}},
+		"no log is to be read":     {"unread", cloud{denied: []string{"finalizer logging.views.access"}}, []string{"ok", "permissions of the identities are there", ""}},
 		"policies may not be read": {"may", cloud{hidden: []string{"run.jobs.create"}}, []string{"unknown", "1 cannot be told", "--role=roles/iam.securityReviewer"}},
 
 		"quotas are far":     {"quota", cloud{points: map[string][]point{usage: {rate("write_requests", 20)}, limit: {rate("write_requests", 180)}}}, []string{"ok", "r: 20 of 180 write_requests", ""}},

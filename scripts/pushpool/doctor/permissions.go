@@ -69,8 +69,10 @@ func Grants(cfg operator.Config) []Grant {
 		}
 		grants = append(grants,
 			Grant{who, publish, topic(cfg.FlowRuns), ""}, Grant{who, actAs, account("tasks"), ""},
-			Grant{who, "cloudtasks.tasks.create", queue, ""}, Grant{who, "cloudtasks.tasks.get", queue, ""},
-			Grant{who, "logging.views.access", "//logging.googleapis.com/projects/" + cfg.Project + "/" + cfg.LogView, ""})
+			Grant{who, "cloudtasks.tasks.create", queue, ""}, Grant{who, "cloudtasks.tasks.get", queue, ""})
+		if cfg.LogReads > 0 {
+			grants = append(grants, Grant{who, "logging.views.access", "//logging.googleapis.com/projects/" + cfg.Project + "/" + cfg.LogView, ""})
+		}
 		if cfg.Lifecycle != "" {
 			grants = append(grants, Grant{who, publish, topic(cfg.Lifecycle), ""})
 		}

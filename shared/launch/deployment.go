@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -42,17 +43,17 @@ func (l *Launcher) wakeDeployment(ctx context.Context, holder, id string) error 
 // nextOf is one pass of wakeDeployment; waits tells whether flow runs are left waiting.
 func (l *Launcher) nextOf(ctx context.Context, holder, id string) (waits bool, err error) {
 	d, err := l.catalog.Deployment(ctx, id)
+	if err != nil && flowrun.FaultOf(err) == flowrun.NotFound {
+		return false, l.cancelWaiting(ctx, holder, id)
+	}
 	if err != nil || !l.pools[d.WorkPoolName] {
-		if flowrun.FaultOf(err) == flowrun.NotFound {
-			err = nil // deleted, and its waiting flow runs with it
-		}
 		return false, err
 	}
 	limited, err := l.queue.Limited(ctx, d.WorkPoolName)
 	if err != nil {
 		return true, err
 	}
-	runs, err := l.waiting(ctx, d)
+	runs, err := l.waiting(ctx, []string{d.WorkPoolName}, id)
 	if err != nil || len(runs) == 0 {
 		return err != nil, err
 	}
@@ -87,6 +88,15 @@ func (l *Launcher) nextOf(ctx context.Context, holder, id string) (waits bool, e
 	return refused.Load() || len(rest) > len(unseen), err
 }
 
+// cancelWaiting claims the flow runs that wait for a slot of a deployment that is gone, which cancels
+// them: Prefect deletes with a deployment only those that never were refused one.
+func (l *Launcher) cancelWaiting(ctx context.Context, holder, id string) error {
+	runs, err := l.waiting(ctx, slices.Sorted(maps.Keys(l.pools)), id)
+	return errors.Join(err, each(ctx, runs, func(i int, fr prefect.FlowRun) error {
+		return acknowledge(l.claim(ctx, fmt.Sprintf("%s/d%d", holder, i), fr, nil, true))
+	}))
+}
+
 // free is how many slots the deployment has left.
 func free(d prefect.Deployment) int {
 	switch {
@@ -100,10 +110,10 @@ func free(d prefect.Deployment) int {
 
 // waiting returns the deployment's flow runs that wait for a slot, oldest first: those that
 // are due, and those refused lately, whose time Prefect set ahead.
-func (l *Launcher) waiting(ctx context.Context, d prefect.Deployment) ([]prefect.FlowRun, error) {
+func (l *Launcher) waiting(ctx context.Context, pools []string, id string) ([]prefect.FlowRun, error) {
 	now := l.cfg.Now()
 	runs, err := l.queue.FlowRuns(ctx, prefect.Filter{
-		WorkPools: []string{d.WorkPoolName}, DeploymentIDs: []string{d.ID}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
+		WorkPools: pools, DeploymentIDs: []string{id}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 		ScheduledBefore: now.Add(slotWait), Sort: prefect.OldestFirst,
 	})
 	return slices.DeleteFunc(runs, func(fr prefect.FlowRun) bool {

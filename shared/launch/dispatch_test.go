@@ -120,8 +120,8 @@ func TestFlowRunsThatAreNotOursAreLeftAlone(t *testing.T) {
 	}
 }
 
-// TestAFlowRunThatPrefectDoesNotKnow_Prefect16213 is delivered again while its message is young, and dropped after.
-func TestAFlowRunThatPrefectDoesNotKnow_Prefect16213(t *testing.T) {
+// TestAFlowRunThatPrefectDoesNotKnow is delivered again while its message is young, and dropped after.
+func TestAFlowRunThatPrefectDoesNotKnow(t *testing.T) {
 	r := newRig(t)
 	id := uuid.NewString()
 	if err := r.launcher.Dispatch(t.Context(), "h", id, r.now()); flowrun.FaultOf(err) != flowrun.NotFound {

@@ -20,14 +20,13 @@ func (l *Launcher) early(ctx context.Context, holder string, fr prefect.FlowRun,
 		if d == nil {
 			read, err := l.catalog.Deployment(ctx, fr.DeploymentID)
 			switch {
-			case err != nil && flowrun.FaultOf(err) == flowrun.NotFound:
-				return nil // deleted, and its flow runs with it
-			case err != nil:
+			case err == nil:
+				d = &read
+			case flowrun.FaultOf(err) != flowrun.NotFound:
 				return err
 			}
-			d = &read
 		}
-		if !d.Limited() {
+		if d == nil || !d.Limited() { // of one that was deleted the claim is aborted
 			return l.claimOrWait(ctx, holder, fr, d)
 		}
 		lead = 0

@@ -300,6 +300,7 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 	var event flowrun.Event
 	var wait *noRoom
 	var gone *lost
+	var deleted errDeleted
 	switch fault := flowrun.FaultOf(err); {
 	case errors.As(err, &gone):
 		return gone.error
@@ -312,6 +313,10 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 					wait.at.UTC().Format(time.TimeOnly), wait.since.UTC().Format(time.RFC3339), err),
 			},
 		}
+	case errors.As(err, &deleted):
+		event = flowrun.Rejected{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
+			Type: flowrun.StateCancelled, Name: "Cancelled", Message: deleted.Error(),
+		}}
 	case fault == flowrun.Permanent, fault == flowrun.NotFound:
 		event = flowrun.Rejected{Holder: holder, Reason: err.Error(), Report: &flowrun.Report{
 			Type: flowrun.StateCrashed, Name: "Crashed", Message: "Failed to submit flow run to infrastructure: " + err.Error(),

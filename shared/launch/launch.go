@@ -290,6 +290,7 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 		Type: flowrun.StatePending, Name: "Pending", Message: "Claimed by pushpool.", TransitionID: string(rec.LaunchID),
 		ScheduledTime: l.startAt(fr),
 	})
+	var deleted errDeleted
 	switch {
 	case flowrun.FaultOf(err) == flowrun.NotFound && err != nil:
 		return l.discard(ctx, holder, rec)
@@ -297,6 +298,12 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 		return err
 	case answer.Status == prefect.StatusAccept, ours(answer, rec.LaunchID):
 		return l.launch(ctx, holder, rec, fr, o, answer.Status != prefect.StatusAccept)
+	case answer.Status == prefect.StatusAbort && errors.As(o.wait(), &deleted):
+		// Nobody can claim it any more: as Prefect's worker does.
+		if _, err := l.flowRuns.SetState(ctx, fr.ID, prefect.Proposal{Type: flowrun.StateCancelled, Message: deleted.Error()}); err != nil {
+			return err
+		}
+		return l.discard(ctx, holder, rec)
 	case answer.Status == prefect.StatusWait:
 		if err := l.messages.DispatchAt(ctx, fr.ID, l.cfg.Now().Add(answer.Delay), "wait"); err != nil {
 			return err

@@ -19,6 +19,14 @@ type origin struct {
 	reads errgroup.Group
 }
 
+// errDeleted is the id of a flow run's deployment that no longer exists.
+type errDeleted string
+
+// Error implements error: it is what Prefect's worker writes on such a flow run when it cancels it.
+func (id errDeleted) Error() string {
+	return "Deployment " + string(id) + " no longer exists, cancelled run."
+}
+
 // origin begins to read what the flow run was made from, but for its deployment where that
 // is given. The caller has to wait for it in any case: nothing goes on after the message's answer.
 func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun, d *prefect.Deployment) *origin {
@@ -29,7 +37,7 @@ func (l *Launcher) origin(ctx context.Context, fr prefect.FlowRun, d *prefect.De
 		o.reads.Go(func() error {
 			d, err := l.catalog.Deployment(ctx, fr.DeploymentID)
 			if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {
-				return &flowrun.Error{Fault: flowrun.Permanent, Act: "read deployment " + fr.DeploymentID, Hint: "it no longer exists; deploy the flow again", Err: err}
+				return errDeleted(fr.DeploymentID)
 			}
 			o.deployment = &d
 			return err

@@ -64,7 +64,7 @@ func due(rec flowrun.Record, fr prefect.FlowRun) bool {
 	}
 	switch rec.Report.Type {
 	case flowrun.StateCancelled:
-		return fr.StateType == flowrun.StateCancelling ||
+		return fr.StateType == flowrun.StateCancelling || rec.Status == flowrun.StatusRejected && fr.StateType == flowrun.StatePending ||
 			fr.StateType == flowrun.StateCrashed && !rec.CancelRequestedAt.IsZero() && stateAt(fr).After(rec.CancelRequestedAt)
 	case flowrun.StateScheduled:
 		return fr.StateType == flowrun.StatePending || fr.StateType == flowrun.StateRunning

@@ -72,6 +72,7 @@ func contract(t *testing.T, p *prefectServer) {
 	p.feature(t, "creation", one("a flow run is created once for each idempotency key, with what it is asked for with", creation))
 	p.feature(t, "job variables", one("job variables are held to the pool's schema, and change only while SCHEDULED", jobVariables))
 	p.feature(t, "what is missing", one("what does not exist is NotFound", missingObjects))
+	p.feature(t, "deleted deployments", deletedDeployment)
 	p.feature(t, "lists of flow runs", one("a list holds what its filter says, in its order, a page at most", filter))
 	p.feature(t, "what may start", one("Limited tells when only Prefect knows what may start", limited))
 	p.feature(t, "limits of work pools", one("the scheduled query, and only it, keeps a pool's limit and pause", poolLimit))

@@ -389,11 +389,11 @@ func (s *Server) byKey(flowID string, key text) *flowRun {
 	return nil
 }
 
-// deleteScheduled deletes the deployment's flow runs that wait for their first start.
+// deleteScheduled deletes the deployment's flow runs that wait for their first start; 2.20 all that are SCHEDULED.
 func (s *Server) deleteScheduled(d *deployment, futureAutoOnly bool) {
 	now := s.now()
 	maps.DeleteFunc(s.flowRuns, func(_ string, r *flowRun) bool {
-		return string(r.DeploymentID) == d.ID && r.StateType == flowrun.StateScheduled && r.StateName != "AwaitingConcurrencySlot" &&
-			r.RunCount == 0 && (!futureAutoOnly || r.AutoScheduled && r.NextScheduledStartTime.After(now))
+		return string(r.DeploymentID) == d.ID && r.StateType == flowrun.StateScheduled &&
+			(s.v2() || r.StateName != "AwaitingConcurrencySlot" && r.RunCount == 0) && (!futureAutoOnly || r.AutoScheduled && r.NextScheduledStartTime.After(now))
 	})
 }

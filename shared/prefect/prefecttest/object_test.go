@@ -69,6 +69,47 @@ func creation(t *testing.T, p *prefectServer) {
 	}
 }
 
+// deletedDeployment holds what becomes of a deployment's flow runs when it is deleted.
+func deletedDeployment(t *testing.T, p *prefectServer) {
+	d := p.deploy(t, prefect.NewDeployment{})
+	waiting := p.create(t, d.ID, prefect.NewFlowRun{})
+	again := p.started(t, d.ID, pending, running, failed, scheduled)
+	claimed, other := p.started(t, d.ID, pending), p.started(t, d.ID, pending)
+	p.done(t, http.MethodDelete, "/deployments/"+d.ID, nil)
+	p.rule(t, "a flow run that waits for its first start is deleted with its deployment", func(t *testing.T) {
+		_, err := p.FlowRun(t.Context(), waiting.ID)
+		wantFault(t, err, flowrun.NotFound)
+	})
+	p.rule(t, outlives, func(t *testing.T) {
+		f, err := p.FlowRun(t.Context(), again.ID)
+		if !expected[bool](p, outlives) {
+			wantFault(t, err, flowrun.NotFound)
+		} else if err != nil || f.DeploymentID != d.ID {
+			t.Errorf("it is of deployment %q, error %v; want %s", f.DeploymentID, err, d.ID)
+		}
+	})
+	p.rule(t, "a flow run that is PENDING keeps the id of its deleted deployment, and may be CANCELLED", func(t *testing.T) {
+		if f := p.read(t, other.ID); f.DeploymentID != d.ID || f.WorkPoolName != d.WorkPoolName {
+			t.Errorf("it is of deployment %q in pool %q, want %s in %s", f.DeploymentID, f.WorkPoolName, d.ID, d.WorkPoolName)
+		}
+		if a := p.set(t, other.ID, prefect.Proposal{Type: cancelled, Message: "m"}); a.Status != prefect.StatusAccept || a.State.Message != "m" {
+			t.Errorf("CANCELLED: %+v", a)
+		}
+	})
+	p.set(t, claimed.ID, prefect.Proposal{Type: scheduled})
+	p.rule(t, unclaimable, func(t *testing.T) {
+		a := p.set(t, claimed.ID, prefect.Proposal{Type: pending})
+		if diff := cmp.Diff(expected[outcome](p, unclaimable), outcome{a.Status, a.State.Type, a.State.Name}); diff != "" {
+			t.Error(diff)
+		}
+	})
+	p.rule(t, "it may be CANCELLED all the same", func(t *testing.T) {
+		if a := p.set(t, claimed.ID, prefect.Proposal{Type: cancelled}); a.Status != prefect.StatusAccept {
+			t.Errorf("CANCELLED: %+v", a)
+		}
+	})
+}
+
 // jobVariables holds that they are checked against the pool's schema, and fixed once claimed.
 func jobVariables(t *testing.T, p *prefectServer) {
 	template, err := p.WorkerMetadataTemplate(t.Context(), "cloud-run-v2")

@@ -53,7 +53,7 @@ func (c *connectCommand) Run(ctx context.Context) error {
 	result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Defaults: request.Values(c.Default), Dry: c.DryRun})
 	done()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; repeat the command, which leaves alone what is as it should be", err)
 	}
 	return c.print(result, func(w io.Writer) { describeChanges(w, result, c.DryRun) })
 }

@@ -162,11 +162,13 @@ func (c *replayLetterCommand) Run(ctx context.Context) error {
 	defer flowRuns.Close()
 	defer executions.Close()
 	published := map[string]string{}
+	still := progressEvery(2*time.Second, fmt.Sprintf("publishing %d dead letters again", len(letters)))
+	defer still()
 	for i, l := range letters {
 		id, err := box.Replay(ctx, l, deadletter.Topics{"dispatcher": flowRuns, "finalizer": executions})
 		if err != nil {
 			_ = box.Release(ctx, letters[i:])
-			return err
+			return fmt.Errorf("%w; %d of %d were published again, the others stay", err, i, len(letters))
 		}
 		published[l.ID] = id
 	}
@@ -195,6 +197,8 @@ func (c *dropLettersCommand) Run(ctx context.Context) error {
 	if ok, err := meant(ctx, c.globals, box, letters, c.DryRun, c.Yes, "remove"); !ok {
 		return err
 	}
+	stop := progress("removing %d dead letters", len(letters))
+	defer stop()
 	if err := box.Drop(ctx, letters); err != nil {
 		return err
 	}
@@ -202,21 +206,21 @@ func (c *dropLettersCommand) Run(ctx context.Context) error {
 }
 
 // confirmed asks whether it is meant, where there are several.
-func confirmed(yes bool, letters []deadletter.Letter, what string) (bool, error) {
+func confirmed(ctx context.Context, yes bool, letters []deadletter.Letter, what string) (bool, error) {
 	if yes || len(letters) <= 1 {
 		return true, nil
 	}
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return false, fmt.Errorf("%d dead letters match; repeat it with --yes to %s all of them, or name some", len(letters), what)
 	}
-	return agreed(false, fmt.Sprintf("%s %d dead letters", what, len(letters)))
+	return agreed(ctx, false, fmt.Sprintf("%s %d dead letters", what, len(letters)))
 }
 
 // meant gives the letters back and lists them where nothing is to be done with them, and says whether something is.
 func meant(ctx context.Context, g globals, box *deadletter.Box, letters []deadletter.Letter, dry, yes bool, what string) (bool, error) {
 	ok, err := false, error(nil)
 	if !dry {
-		ok, err = confirmed(yes, letters, what)
+		ok, err = confirmed(ctx, yes, letters, what)
 	}
 	if ok {
 		return true, nil

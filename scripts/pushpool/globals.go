@@ -42,6 +42,25 @@ func printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// unlessInterrupted runs what does not know of ctx, as a read from a terminal, and leaves it alone once ctx ends.
+func unlessInterrupted[T any](ctx context.Context, f func() (T, error)) (v T, err error) {
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := f()
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-ctx.Done():
+		return v, ctx.Err()
+	}
+}
+
 // progressEvery says again and again on standard error that it goes on, for as long as it does.
 // done ends it.
 func progressEvery(each time.Duration, what string) (done func()) {

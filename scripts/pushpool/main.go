@@ -57,7 +57,7 @@ func main() {
 	interrupted := ctx.Err() != nil
 	stop()
 	switch {
-	case err != nil && interrupted && errors.Is(err, context.Canceled):
+	case err != nil && interrupted:
 		fmt.Fprintf(os.Stderr, "pushpool: interrupted: %v\n", err)
 		os.Exit(130) // as shells say it of SIGINT
 	case errors.Is(err, errUnknown):

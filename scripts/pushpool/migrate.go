@@ -193,9 +193,11 @@ func (c *migrateSwitchCommand) Run(ctx context.Context) error {
 	if plan.Refused() {
 		return errors.New("nothing is moved while a deployment is refused; mend it, or name the others with --deployment")
 	}
-	if ok, err := agreed(c.Yes, fmt.Sprintf("move %d deployments from work pool %s to %s", len(plan.Deployments), c.From, c.To)); !ok {
+	if ok, err := agreed(ctx, c.Yes, fmt.Sprintf("move %d deployments from work pool %s to %s", len(plan.Deployments), c.From, c.To)); !ok {
 		return err
 	}
+	done := progress("moving deployments from work pool %s to %s", c.From, c.To)
+	defer done()
 	if err := plan.Prepare(ctx, in.Prefect); err != nil {
 		return err
 	}
@@ -265,7 +267,7 @@ func (c *migrateBackCommand) Run(ctx context.Context) error {
 		return fmt.Errorf("%w; write --state with the file that `pushpool migrate switch` named", err)
 	}
 	moved := len(slices.DeleteFunc(slices.Clone(state.Deployments), func(m migrate.Moved) bool { return !m.Moved }))
-	if ok, err := agreed(c.Yes, fmt.Sprintf("move %d deployments back from work pool %s to %s", moved, state.To, state.From)); !ok {
+	if ok, err := agreed(ctx, c.Yes, fmt.Sprintf("move %d deployments back from work pool %s to %s", moved, state.To, state.From)); !ok {
 		return err
 	}
 	out := io.Writer(os.Stdout)
@@ -274,6 +276,8 @@ func (c *migrateBackCommand) Run(ctx context.Context) error {
 	}
 	mover := migrate.New(in.Prefect, c.State)
 	mover.Tell = func(name, pool string, again int) { tellMoved(out, name, pool, again) }
+	done := progress("moving deployments back to work pool %s", state.From)
+	defer done()
 	left, err := mover.Back(ctx, &state)
 	if err != nil {
 		return err
@@ -287,7 +291,7 @@ func (c *migrateBackCommand) Run(ctx context.Context) error {
 }
 
 // agreed asks whether it is meant.
-func agreed(yes bool, what string) (bool, error) {
+func agreed(ctx context.Context, yes bool, what string) (bool, error) {
 	if yes {
 		return true, nil
 	}
@@ -295,6 +299,10 @@ func agreed(yes bool, what string) (bool, error) {
 		return false, fmt.Errorf("repeat it with --yes to %s", what)
 	}
 	fmt.Fprintf(os.Stderr, "%s? [y/N] ", what)
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	answer, err := unlessInterrupted(ctx, func() (string, error) { return bufio.NewReader(os.Stdin).ReadString('\n') })
+	if err != nil {
+		fmt.Fprintln(os.Stderr)
+		return false, fmt.Errorf("nothing was changed: %w", err)
+	}
 	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y"), nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,7 @@ func (readEventCommand) Help() string {
 }
 
 // Run prints what the finalizer reads.
-func (c *readEventCommand) Run() error {
+func (c *readEventCommand) Run(ctx context.Context) error {
 	file := os.Stdin
 	if c.File != "-" {
 		var err error
@@ -47,7 +48,7 @@ func (c *readEventCommand) Run() error {
 		}
 		defer func() { _ = file.Close() }()
 	}
-	data, err := io.ReadAll(file)
+	data, err := unlessInterrupted(ctx, func() ([]byte, error) { return io.ReadAll(file) })
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.File, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -75,8 +76,10 @@ func (c *renderCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Print(cmp.Or(string(diff.Diff("worker", lines(worker), "pushpool", lines(ours))), "the same\n"))
-	return err
+	apart := string(diff.Diff("worker", lines(worker), "pushpool", lines(ours)))
+	return c.print(map[string]any{"name": p.Launch.Name.String(), "job": ours, "worker_job": worker, "diff": apart}, func(w io.Writer) {
+		fmt.Fprint(w, cmp.Or(apart, "the same\n"))
+	})
 }
 
 func quoted(s string) json.RawMessage {

@@ -56,6 +56,8 @@ func (c *requestCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stop := progress("publishing a run request for %s", c.Deployment)
+	defer stop()
 	if err := request.Check(ctx, in.Prefect, c.Deployment, in.WorkPools); err != nil {
 		return err
 	}
@@ -70,6 +72,7 @@ func (c *requestCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stop()
 	switch {
 	case c.JSON && !c.Wait:
 		return printJSON(map[string]string{"message_id": id, "idempotency_key": key})

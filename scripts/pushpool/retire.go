@@ -46,11 +46,15 @@ func (c *drainCommand) Run(ctx context.Context) error {
 	}
 	r := retirer(in)
 	pools := strings.Join(in.WorkPools, ", ")
-	if !c.Resume {
-		fmt.Fprintf(os.Stderr, "· pausing work pools %s; until every function has noticed it takes a few seconds\n", pools)
+	doing := "pausing work pools %s; until every function has noticed it takes a few seconds"
+	if c.Resume {
+		doing = "resuming work pools %s"
 	}
-	if err := r.Pause(ctx, !c.Resume); err != nil {
-		return err
+	stop := progress(doing, pools)
+	err = r.Pause(ctx, !c.Resume)
+	stop()
+	if err != nil {
+		return fmt.Errorf("%w; some or all of the work pools %s may have been changed: repeat the command, or `pushpool drain --resume`", err, pools)
 	}
 	if c.Resume {
 		return c.print(map[string]bool{"paused": false}, func(w io.Writer) {

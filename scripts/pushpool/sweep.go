@@ -17,8 +17,8 @@ import (
 )
 
 type sweepCommand struct {
-	EnvFile string `help:"As of the other commands." placeholder:"FILE" env:"PUSHPOOL_ENV_FILE" predictor:"file"`
-	DryRun  bool   `help:"Print the drift between Prefect, Cloud Run and the ledger, and what a sweep would do about it. Nothing is changed."`
+	globals
+	DryRun bool `help:"Print the drift between Prefect, Cloud Run and the ledger, and what a sweep would do about it. Nothing is changed."`
 }
 
 // Help shows examples.
@@ -27,7 +27,8 @@ func (sweepCommand) Help() string {
 
 Examples:
 
-  pushpool sweep --dry-run`
+  pushpool sweep --dry-run
+  pushpool sweep --dry-run --json | jq .repairs`
 }
 
 // Run prints what a sweep would do, configured by the reconciler's environment variables.
@@ -39,9 +40,11 @@ func (c *sweepCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	done := progress("comparing Prefect, Cloud Run and the ledger")
 	acts, err := reconciler.DryRun(ctx, install.Surroundings{Environ: cfg.Environ, Log: os.Stderr, Memory: ledger.NewMemory()})
-	drift(os.Stdout, acts)
-	return err
+	done()
+	d := driftOf(acts)
+	return errors.Join(c.print(d, d.print), err)
 }
 
 // routine is what a sweep does where nothing is out of order.
@@ -49,24 +52,36 @@ var routine = map[sweep.Kind]bool{
 	sweep.Timer: true, sweep.Wake: true, sweep.WakeTimer: true, sweep.Heartbeat: true, sweep.Poll: true, sweep.Dispatch: true, sweep.DeleteJob: true,
 }
 
-// drift prints a table of what is out of order, and counts the routine.
-func drift(out io.Writer, acts []sweep.Act) {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	apart, usual := 0, 0
+// drift is what a sweep would do: repairs of what is out of order, and so many things as usual.
+type drift struct {
+	Repairs []sweep.Act `json:"repairs"`
+	AsUsual int         `json:"as_usual"`
+}
+
+func driftOf(acts []sweep.Act) drift {
+	d := drift{Repairs: []sweep.Act{}}
 	for _, a := range acts {
 		if routine[a.Kind] && a.FlowRunID == "" || a.Kind == sweep.DeleteJob {
-			usual++
+			d.AsUsual++
 			continue
 		}
-		if apart++; apart == 1 {
-			fmt.Fprintln(table, "FLOW RUN\tFOUND\tREPAIR\t")
-		}
+		d.Repairs = append(d.Repairs, a)
+	}
+	return d
+}
+
+func (d drift) print(out io.Writer) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if len(d.Repairs) > 0 {
+		fmt.Fprintln(table, "FLOW RUN\tFOUND\tREPAIR\t")
+	}
+	for _, a := range d.Repairs {
 		detail, _, _ := strings.Cut(a.Detail, "\n")
 		fmt.Fprintf(table, "%s\t%s\t%s: %s\t\n", a.FlowRunID, a.Found, a.Kind, detail)
 	}
 	_ = table.Flush()
-	if apart == 0 {
+	if len(d.Repairs) == 0 {
 		fmt.Fprintln(out, "Prefect, Cloud Run and the ledger agree.")
 	}
-	fmt.Fprintf(out, "%d to repair; besides, a sweep would do %d things as usual: dispatches, timers, heartbeats, jobs past their time.\n", apart, usual)
+	fmt.Fprintf(out, "%d to repair; besides, a sweep would do %d things as usual: dispatches, timers, heartbeats, jobs past their time.\n", len(d.Repairs), d.AsUsual)
 }

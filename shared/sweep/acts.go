@@ -40,12 +40,13 @@ const (
 
 // Act is one thing that a sweep did, or, in a dry run, would have done.
 type Act struct {
-	Kind Kind
+	Kind Kind `json:"kind"`
 	// FlowRunID and Found are empty where it is not about one flow run. Found is what was
 	// found out of order.
-	FlowRunID, Found string
+	FlowRunID string `json:"flow_run_id"`
+	Found     string `json:"found"`
 	// Detail is for a person.
-	Detail string
+	Detail string `json:"detail"`
 }
 
 // Acts counts and logs what goes through it to Prefect, Cloud Run and the dispatcher. In a dry

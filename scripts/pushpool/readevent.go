@@ -95,8 +95,8 @@ func readEvent(data []byte) (event, error) {
 // logging read` or `gcloud pubsub subscriptions pull` print, a push, a CloudEvent, or the
 // audit log's part of it alone.
 func entryIn(data []byte) ([]byte, error) {
-	data = bytes.TrimPrefix(bytes.TrimSpace(data), []byte("\uFEFF"))
 	for range 5 { // an entry is never wrapped deeper
+		data = bytes.TrimPrefix(bytes.TrimSpace(data), []byte("\uFEFF"))
 		if bytes.HasPrefix(data, []byte("[")) {
 			var list []json.RawMessage
 			if err := json.Unmarshal(data, &list); err != nil {
@@ -105,7 +105,7 @@ func entryIn(data []byte) ([]byte, error) {
 			if len(list) != 1 {
 				return nil, fmt.Errorf("there are %d entries in the list; give one", len(list))
 			}
-			data = bytes.TrimSpace(list[0])
+			data = list[0]
 			continue
 		}
 		var o map[string]json.RawMessage
@@ -135,7 +135,7 @@ func entryIn(data []byte) ([]byte, error) {
 			}
 			inner = decoded
 		}
-		data = bytes.TrimSpace(inner)
+		data = inner
 	}
 	return nil, errors.New("read the event: it is wrapped too often")
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/pushpool/pushpool/shared/cloudrun"
 )
 
-func sample(t *testing.T, name string) string {
+func sample(t testing.TB, name string) string {
 	t.Helper()
 	data, err := os.ReadFile("../../shared/cloudrun/testdata/" + name)
 	if err != nil {
@@ -147,4 +147,28 @@ func TestReadEventSaysWhyAnEventIsNoCompletion(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzReadEvent holds that whatever is in the file, the command ends with an error or with all that an
+// event has, and reads it alike in a push.
+func FuzzReadEvent(f *testing.F) {
+	for _, name := range []string{"failed-non-zero-exit.json", "succeeded-protopayload-only.json"} {
+		entry := sample(f, name)
+		encoded := base64.StdEncoding.EncodeToString([]byte(entry))
+		f.Add([]byte(entry))
+		f.Add([]byte("\uFEFF[" + entry + "]"))
+		f.Add([]byte(`[{"ackId":"a","message":{"data":"` + encoded + `"}}]`))
+		f.Add([]byte(`{"specversion":"1.0","data_base64":"` + encoded + `"}`))
+		f.Add([]byte(`{"specversion":"1.0","data":{"message":{"data":` + entry + `}}}`))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := readEvent(data)
+		if err == nil && (got.Execution == "" || got.Job == "" || got.Region == "" || got.Outcome == "") {
+			t.Errorf("no error, and the event %+v", got)
+		}
+		pushed, perr := readEvent([]byte(`{"message":{"data":"` + base64.StdEncoding.EncodeToString(data) + `"}}`))
+		if tooDeep := perr != nil && strings.Contains(perr.Error(), "too often"); !tooDeep && (cmp.Diff(got, pushed) != "" || (err == nil) != (perr == nil)) {
+			t.Errorf("%+v, %v; pushed %+v, %v", got, err, pushed, perr)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -171,16 +172,27 @@ func (c *Client) WorkQueues(ctx context.Context, pool string) ([]WorkQueue, erro
 
 func (c *Client) workQueues(ctx context.Context, pool string) ([]WorkQueue, error) {
 	r := request{act: "list the queues of work pool " + pool, method: http.MethodPost, path: poolPath(pool) + "/queues/filter"}
-	var all []WorkQueue
-	for {
-		r.body = map[string]any{"limit": MaxPage, "offset": len(all)}
-		var page []WorkQueue
-		_, err := c.do(ctx, r, &page)
-		all = append(all, page...)
-		if err != nil || len(page) < MaxPage {
-			return all, err
+	return pages[WorkQueue](ctx, c, r, map[string]any{})
+}
+
+// maxPages bounds a list, so that a server which ignores the offset is not asked for ever.
+const maxPages = 100
+
+// pages returns all that a filter finds, page by page.
+func pages[V any](ctx context.Context, c *Client, r request, filter map[string]any) ([]V, error) {
+	var all []V
+	for range maxPages {
+		filter["limit"], filter["offset"] = MaxPage, len(all)
+		r.body = filter
+		var page []V
+		if _, err := c.do(ctx, r, &page); err != nil {
+			return nil, err
+		}
+		if all = append(all, page...); len(page) < MaxPage {
+			return all, nil
 		}
 	}
+	return nil, &flowrun.Error{Fault: flowrun.Permanent, Act: r.act, Err: fmt.Errorf("there are more than %d", maxPages*MaxPage)}
 }
 
 // Heartbeat tells Prefect that a worker of that name serves the work pool, which makes the pool

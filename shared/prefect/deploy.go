@@ -95,22 +95,12 @@ func (c *Client) SetDeploymentPaused(ctx context.Context, id string, paused bool
 // Deployments returns the deployments of a work pool. Their flow is named by its id only.
 func (c *Client) Deployments(ctx context.Context, pool string) ([]Deployment, error) {
 	r := request{act: "list the deployments of work pool " + pool, method: http.MethodPost, path: "/deployments/filter"}
-	var all []Deployment
-	for {
-		r.body = map[string]any{
-			"work_pools": map[string]any{"name": anyOf([]string{pool})}, "limit": MaxPage, "offset": len(all), "sort": "NAME_ASC",
-		}
-		var page []deploymentAnswer
-		if _, err := c.do(ctx, r, &page); err != nil {
-			return nil, err
-		}
-		for _, a := range page {
-			all = append(all, a.whole())
-		}
-		if len(page) < MaxPage {
-			return all, nil
-		}
+	found, err := pages[deploymentAnswer](ctx, c, r, map[string]any{"work_pools": map[string]any{"name": anyOf([]string{pool})}, "sort": "NAME_ASC"})
+	all := make([]Deployment, len(found))
+	for i, a := range found {
+		all[i] = a.whole()
 	}
+	return all, err
 }
 
 // MoveDeployment has a deployment's flow runs created in another work pool and queue, the default one if empty, from now on. Flow

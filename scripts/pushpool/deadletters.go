@@ -22,7 +22,7 @@ import (
 type deadLettersCommand struct {
 	List   listLettersCommand  `cmd:"" help:"List the dead letters, with the reason each died of."`
 	Show   showLetterCommand   `cmd:"" help:"Show one dead letter whole."`
-	Replay replayLetterCommand `cmd:"" help:"Publish dead letters again where they came from. Safe to repeat: a run request stays the same request."`
+	Replay replayLetterCommand `cmd:"" help:"Publish dead letters again where they came from. A run request that a function moved stays the same request."`
 	Drop   dropLettersCommand  `cmd:"" help:"Remove dead letters for good."`
 }
 
@@ -30,7 +30,8 @@ type deadLettersCommand struct {
 func (deadLettersCommand) Help() string {
 	return `A dead letter is a message that could not be processed: the function refused it for good, or failed on it until its delivery
 attempts were used up. It is kept for 31 days. To replay one is safe: a run request stays the same request, and everything else
-only has somebody look again.
+only has somebody look again. The one exception is a run request without idempotency_key that Pub/Sub itself moved, because no
+function answered: it comes back under another id, and makes another flow run.
 
 Examples:
 

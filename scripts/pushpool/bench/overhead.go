@@ -29,27 +29,14 @@ func overhead(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer s.Close()
-	s.Functions.Stop() // the messages are this benchmark's own
-	emulator, err := cloudruntest.Start(cloudruntest.Options{
-		Run: func(context.Context, cloudruntest.Execution, []string, []string) (int, int) { return 0, 0 },
-	})
-	if err != nil {
-		return err
-	}
-	defer emulator.Close()
 	w := &watch{}
-	conn, err := grpc.NewClient(emulator.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(w.unary))
+	handlers, end, err := s.inProcess("dispatcher", cloudruntest.Options{
+		Run: func(context.Context, cloudruntest.Execution, []string, []string) (int, int) { return 0, 0 },
+	}, w, w.unary)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }()
-	environ := slices.DeleteFunc(s.Functions.Environ(), func(v string) bool { return strings.HasPrefix(v, "TOPIC_LIFECYCLE=") })
-	handlers, err := functions.Make("dispatcher", install.Surroundings{
-		Environ: environ, Log: io.Discard, Memory: ledger.NewMemory(), Prefect: w, Google: conn,
-	})
-	if err != nil {
-		return err
-	}
+	defer end()
 	const warmUp, count = 10, 100
 	var whole, own []time.Duration
 	for i := range warmUp + count {
@@ -71,6 +58,34 @@ func overhead(ctx context.Context, b *bench) error {
 	b.spread("message received → CreateJob sent", whole)
 	b.spread("of it without a call to Prefect being out", own)
 	return nil
+}
+
+// inProcess makes the target's functions, or all where it is empty, in this process and in place of the stack's own,
+// with a Cloud Run of their own. What they call goes through calls and google.
+func (s *stack) inProcess(target string, o cloudruntest.Options, calls http.RoundTripper, google grpc.UnaryClientInterceptor) (handlers map[string]http.Handler, end func(), err error) {
+	s.Functions.Stop()
+	emulator, err := cloudruntest.Start(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := grpc.NewClient(emulator.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(google))
+	if err != nil {
+		emulator.Close()
+		return nil, nil, err
+	}
+	end = func() {
+		_ = conn.Close()
+		emulator.Close()
+	}
+	environ := slices.DeleteFunc(s.Functions.Environ(), func(v string) bool { return strings.HasPrefix(v, "TOPIC_LIFECYCLE=") })
+	handlers, err = functions.Make(target, install.Surroundings{
+		Environ: environ, Log: io.Discard, Memory: ledger.NewMemory(), Prefect: calls, Google: conn,
+	})
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return handlers, end, nil
 }
 
 // watch notes when calls to Prefect were out, and when the call was sent that creates a job.

@@ -25,6 +25,10 @@ import (
 
 // TestMain lets the test's own binary be the command pushpool, in scripts and for the stack.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == "serve" || os.Args[1] == "stand-in") { // of a stack in the test's own process
+		main()
+		return
+	}
 	testscript.Main(m, map[string]func(){
 		"pushpool": main,
 		"gcloud":   func() { standIn("gcloud") }, "terraform": func() { standIn("terraform") }, "prefect": func() { standIn("prefect") },

@@ -112,7 +112,7 @@ func (f Facts) slot(at time.Time) answer {
 		}
 	}
 	return answer{
-		cause: fmt.Sprintf("Its deployment is at %s: %s of it are pending or running.", limit, plural(f.DeploymentBusy, "flow run", "flow runs")),
+		cause: fmt.Sprintf("Its deployment is at %s: %s pending or running.", limit, plural(f.DeploymentBusy, "flow run of it is", "flow runs of it are")),
 		next:  "It is launched when one of them ends, or tried again at " + clock(at) + ".", at: at,
 		do: "Raise the deployment's concurrency limit, if more may run at once.",
 	}
@@ -134,19 +134,19 @@ func (f Facts) limited() (answer, bool) {
 		}, true
 	case f.Pool != nil && full(f.Pool.ConcurrencyLimit, f.PoolBusy):
 		return answer{
-			cause: fmt.Sprintf("Its work pool %q is at its limit of %d; %s due before it.", f.Pool.Name, *f.Pool.ConcurrencyLimit, plural(f.Ahead, "flow run is", "flow runs are")),
+			cause: fmt.Sprintf("Its work pool %q is at its limit of %d; %s before it.", f.Pool.Name, *f.Pool.ConcurrencyLimit, plural(f.Ahead, "flow run goes", "flow runs go")),
 			next:  "It is launched when a slot comes free, in the order of priority and due time.",
 			do:    "Raise the work pool's concurrency limit, if more may run at once.",
 		}, true
 	case f.Queue != nil && full(f.Queue.ConcurrencyLimit, f.QueueBusy):
 		return answer{
-			cause: fmt.Sprintf("Its work queue %q is at its limit of %d; %s due before it in the work pool.", f.Queue.Name, *f.Queue.ConcurrencyLimit, plural(f.Ahead, "flow run is", "flow runs are")),
+			cause: fmt.Sprintf("Its work queue %q is at its limit of %d; %s before it.", f.Queue.Name, *f.Queue.ConcurrencyLimit, plural(f.QueueAhead, "flow run goes", "flow runs go")),
 			next:  "It is launched when a slot comes free, in the order of priority and due time.",
 			do:    "Raise the work queue's concurrency limit, if more may run at once.",
 		}, true
 	case f.Pool != nil && f.Pool.ConcurrencyLimit != nil && f.Ahead > 0:
 		return answer{
-			cause: fmt.Sprintf("%s due before it in its work pool, which has a limit of %d.", plural(f.Ahead, "flow run is", "flow runs are"), *f.Pool.ConcurrencyLimit),
+			cause: fmt.Sprintf("%s before it in its work pool, which has a limit of %d.", plural(f.Ahead, "flow run goes", "flow runs go"), *f.Pool.ConcurrencyLimit),
 			next:  "It is launched in its turn, in the order of priority and due time.",
 		}, true
 	}

@@ -139,6 +139,8 @@ func (f Facts) disagree() string {
 		return "the ledger knows another launch than Prefect does"
 	case f.Claim.Ours && underWay && f.ended():
 		return "the execution has ended, Prefect does not say so"
+	case f.Claim.Ours && state == flowrun.StateRunning && f.Execution == nil && f.CloudRunError == "":
+		return "Prefect says that it runs, Cloud Run does not have its execution"
 	case state.Terminal() && state != flowrun.StateCompleted && f.alive():
 		return "Prefect says that it ended, its execution is alive"
 	case f.Record.Unreported():
@@ -163,6 +165,9 @@ func (f Facts) links() Links {
 	names := f.executions()
 	if f.Execution != nil {
 		names = []cloudrun.ExecutionName{f.Execution.Name}
+	}
+	if notLaunched := f.Record.Status != flowrun.StatusNone && f.Record.LaunchedAt.IsZero(); f.Execution == nil && notLaunched {
+		return l
 	}
 	if len(names) == 1 {
 		l.Execution, l.Logs = names[0].ConsoleURL(), names[0].LogsURL()

@@ -2,6 +2,7 @@
 package explain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,8 +82,9 @@ type Facts struct {
 	// Busy are how many flow runs of the pool, the queue and the deployment are PENDING or
 	// RUNNING, at most 200.
 	PoolBusy, QueueBusy, DeploymentBusy int
-	// Ahead is how many flow runs of the pool are due before this one and wait, too, at most 200.
-	Ahead int
+	// Ahead and QueueAhead are how many flow runs of the pool and of the queue wait, too, and go
+	// before this one, at most 200: by the priority of their queue, then by when they are due.
+	Ahead, QueueAhead int
 }
 
 // Gather reads the facts. What cannot be read is named in them; only Prefect has to answer.
@@ -129,14 +131,17 @@ func (f *Facts) limits(ctx context.Context, p Prefect) error {
 		})
 		g.Go(func() error {
 			queues, err := p.WorkQueues(ctx, fr.WorkPoolName)
+			if ignoreMissing(err) != nil {
+				return err
+			}
+			all := map[string]prefect.WorkQueue{}
 			for _, q := range queues {
-				if q.Name == fr.WorkQueueName {
+				if all[q.Name] = q; q.Name == fr.WorkQueueName {
 					f.Queue = &q
 				}
 			}
-			return ignoreMissing(err)
+			return f.busy(ctx, p, all)
 		})
-		g.Go(func() error { return f.busy(ctx, p) })
 	}
 	if fr.DeploymentID != "" {
 		g.Go(func() error {
@@ -150,7 +155,7 @@ func (f *Facts) limits(ctx context.Context, p Prefect) error {
 	return g.Wait()
 }
 
-func (f *Facts) busy(ctx context.Context, p Prefect) error {
+func (f *Facts) busy(ctx context.Context, p Prefect, queues map[string]prefect.WorkQueue) error {
 	if f.FlowRun.StateType != flowrun.StateScheduled {
 		return nil
 	}
@@ -172,9 +177,14 @@ func (f *Facts) busy(ctx context.Context, p Prefect) error {
 	waiting, err := p.FlowRuns(ctx, prefect.Filter{
 		WorkPools: []string{f.FlowRun.WorkPoolName}, StateTypes: []prefect.StateType{flowrun.StateScheduled}, ScheduledBefore: f.Now,
 	})
+	ours := queues[f.FlowRun.WorkQueueName]
 	for _, other := range waiting {
-		if other.ID != f.ID && other.Due().Before(f.FlowRun.Due()) {
-			f.Ahead++
+		theirs := queues[other.WorkQueueName]
+		if other.ID == f.ID || theirs.IsPaused || cmp.Or(cmp.Compare(theirs.Priority, ours.Priority), other.Due().Compare(f.FlowRun.Due())) >= 0 {
+			continue
+		}
+		if f.Ahead++; theirs.Name == ours.Name {
+			f.QueueAhead++
 		}
 	}
 	return err

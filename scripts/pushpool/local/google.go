@@ -70,7 +70,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	cloudRun := os.Getenv("CLOUD_RUN_EMULATOR_HOST")
 	if cloudRun == "" {
 		s.CloudRun, err = cloudruntest.Start(cloudruntest.Options{
-			Env: containers, Dir: s.dir, EntryDelay: s.EntryDelay, Output: s.Output,
+			Env: containers, Dir: s.dir, EntryDelay: s.EntryDelay, Output: s.Output, Delays: s.Delays,
 			WritesPerMinute: s.WritesPerMinute, MaxJobs: s.MaxJobs, MaxExecutions: s.MaxExecutions,
 			Publish: func(ctx context.Context, entry []byte) error {
 				_, err := executions.Publish(ctx, entry, nil)

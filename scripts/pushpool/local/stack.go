@@ -77,6 +77,8 @@ type Options struct {
 	// WritesPerMinute, MaxJobs and MaxExecutions are Cloud Run's quotas; 0 is none, but for
 	// 1000 jobs.
 	WritesPerMinute, MaxJobs, MaxExecutions int
+	// Delays, if set, says how long a job takes to become ready and its execution to start.
+	Delays func(job string) (ready, start time.Duration)
 	// LaunchMode is the installation's; empty is job.
 	LaunchMode string
 	// Output receives the log lines of functions and containers; nil: none.

@@ -71,7 +71,7 @@ func orNull(s string) any {
 }
 
 // wanted is a case's output in the form that rules return: ours take no number for a
-// time-out that is not positive.
+// time-out that is not positive, or longer than any worker takes.
 func (c ruleCase) wanted(t *testing.T) any {
 	t.Helper()
 	v := ordered(t, c.Output)
@@ -79,20 +79,38 @@ func (c ruleCase) wanted(t *testing.T) any {
 		return failed
 	}
 	if n, ok := v.(json.Number); ok && c.Rule == "int" {
-		if i, err := n.Int64(); err != nil || i <= 0 {
+		if i, err := n.Int64(); err != nil || i <= 0 || i > math.MaxInt32 {
 			return failed
 		}
 	}
 	return v
 }
 
-func TestPythonsOwnRules(t *testing.T) {
-	b, err := os.ReadFile(filepath.Join("testdata", "rules.json"))
-	if err != nil {
-		t.Fatal(err)
+// ruleFiles are rules.json, and those that lie in a folder rules of a directory with further vectors.
+func ruleFiles(t *testing.T) []string {
+	t.Helper()
+	files := []string{filepath.Join("testdata", "rules.json")}
+	for _, d := range filepath.SplitList(os.Getenv("TEMPLATE_VECTORS")) {
+		found, err := filepath.Glob(filepath.Join(d, "rules", "*.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
 	}
+	return files
+}
+
+func TestPythonsOwnRules(t *testing.T) {
 	var cases []ruleCase
-	unmarshalInto(t, b, &cases)
+	for _, file := range ruleFiles(t) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var more []ruleCase
+		unmarshalInto(t, b, &more)
+		cases = append(cases, more...)
+	}
 	seen := map[string]bool{}
 	for _, c := range cases {
 		rule, ok := rules[c.Rule]

@@ -174,12 +174,8 @@ func asPython(v any) any {
 
 func vectorFiles(t testing.TB) []string {
 	t.Helper()
-	dirs := []string{filepath.Join("testdata", "vectors")}
-	if more := os.Getenv("TEMPLATE_VECTORS"); more != "" {
-		dirs = slices.Concat(dirs, filepath.SplitList(more))
-	}
 	var files []string
-	for _, d := range dirs {
+	for _, d := range slices.Concat([]string{filepath.Join("testdata", "vectors")}, filepath.SplitList(os.Getenv("TEMPLATE_VECTORS"))) {
 		found, err := filepath.Glob(filepath.Join(d, "*.json"))
 		if err != nil || len(found) == 0 {
 			t.Fatalf("no vectors in %s: %v", d, err)

@@ -4,11 +4,12 @@ Run it where regenerate.py runs:
 
     python random_vectors.py DIR COUNT [SEED]
 
-Each file is one of vectors/ whose inputs were changed at random, with what Prefect makes of them.
-The same seed makes the same files.
+Each file is one of vectors/ whose inputs were changed at random, with what Prefect makes of them; DIR/rules
+has ten times as many inputs and outputs of single rules, as in rules.json. The same seed makes the same files.
 """
 
 import json
+import os
 import pathlib
 import random
 import re
@@ -33,13 +34,18 @@ PATHS = [
     "[0]", "env.A", "env.FOO", "labels.x", "image[0]", "o.١", "name[0][0]", "a.b.", "l[+1]", "env[A]", "credentials.project", "timeout.x",
 ]
 ENVIRONMENT = {"HOME": "/root", "A": "from the environment", "EMPTY": "", "QUOTED": "it's {{ a }}"}
+NUMBER_SIGNS = ["", "+", "-", " ", "\t", "\u00a0"]
+NUMBER_TEXTS = ["", "0", "00", "1", "60", "3_600", "1__0", "_1", "1_", "1e3", "٣", "３", "½", "0x1f", "1,000", "9" * 9, "9" * 40]
+NUMBER_ENDS = ["", ".", ".0", ".00", ".5", "_0", ".0_0", " ", "\n", "\u3000", "e0", "j"]
+FLAGS = ["true", "tRuE", "YES", "no", "On", "off", "y", "N", "t", "f", "1", "0", "01", " true", "true ", "1.0", "ﬀ", "oﬀ", "İ", "ſ", "true\n", 2, 10**30]
+SHELL = ["a", "b c", "'", '"', "\\", "\n", " ", "\t", "\r", "#", "$x", "é", "\u00a0", "\x00", "\x0b", "''", '\\"', "\\'"]
 SPACES = ["", " ", "  ", "\t", "\n", "\u00a0", "\x1c", "\u200b"]
 
 
 class Maker:
     def __init__(self, seed):
         self.r = random.Random(seed)
-        self.blocks, self.variables = [], {}
+        self.blocks, self.variables = [{"id": "00000000-0000-4000-8000-000000000000"}], {}
 
     def chance(self, p):
         return self.r.random() < p
@@ -73,6 +79,51 @@ class Maker:
         if self.chance(0.15):
             return "".join(self.pick(TEXTS) for _ in range(3))
         return self.pick(TEXTS)
+
+    def character(self):
+        r = self.r.random()
+        if r < 0.35:
+            return self.pick("abzAZ019 _-.,'\"\\#$&;|()<>{}[]*?~!%@^=+/:`\t\n\r")
+        if r < 0.6:
+            return self.pick(TEXTS)
+        code = self.r.randrange(0x800) if r < 0.75 else self.r.randrange(0x800, 0xD800) if r < 0.9 else self.r.randrange(0xE000, 0x110000)
+        return chr(code)
+
+    def characters(self, most=8):
+        return "".join(self.character() for _ in range(self.r.randint(0, most)))
+
+    def number(self):
+        return self.pick([
+            lambda: self.pick(NUMBERS), lambda: self.r.uniform(-1, 1) * 10.0 ** self.r.randint(-320, 308),
+            lambda: self.r.randint(-(10**30), 10**30), lambda: float(self.r.randint(-(10**17), 10**17)),
+        ])()
+
+    def rule_input(self, rule):
+        """Returns an input for one of regenerate.RULES."""
+        if rule == "str":
+            return self.pick([self.characters, self.number, self.value, lambda: {self.characters(): [self.characters(), self.number(), self.value()]}])()
+        if rule == "slug":
+            return self.characters(self.pick([3, 8, 20, 60]))
+        if rule == "split":
+            return "".join(self.pick(SHELL) for _ in range(self.r.randint(0, 9)))
+        if rule == "labels":
+            return {self.characters(self.pick([2, 6, 40])): self.characters(self.pick([2, 6, 40])) for _ in range(self.r.randint(0, 5))}
+        if rule == "int":
+            text = self.pick(NUMBER_SIGNS) + self.pick(NUMBER_TEXTS) + self.pick(NUMBER_ENDS)
+            return self.pick([text, text, self.number(), None, True, False, [], {}, "true"])
+        if rule == "bool":
+            return self.pick([*FLAGS, self.number(), None, True, False, [], {}])
+        template = self.text(True) if self.chance(0.8) else "{{ " + "".join(self.pick("alo.[]01-kx$é ") for _ in range(self.r.randint(1, 6))) + " }}"
+        values = {"a": self.value(), "l": [self.value(), {"x": self.value()}], "o": {"k": {"z": [1, self.value()]}, "": self.value()}}
+        return {"template": template, "values": {name: self.value() for name in self.r.sample(NAMES, 6)} | values}
+
+    def rule_cases(self, count):
+        for i in range(count):
+            rule = list(regenerate.RULES)[i % len(regenerate.RULES)]
+            case = json.loads(json.dumps({"rule": rule, "input": self.rule_input(rule)}))
+            case["output"] = regenerate.resolve_rule(case)
+            if case["output"] not in (float("inf"), float("-inf")):
+                yield case
 
     def name(self):
         """Returns a name that Prefect lets a flow or a deployment have."""
@@ -149,6 +200,8 @@ class Maker:
                     tree[k] = self.value(True)
                 else:
                     tree[k] = self.mutate(tree[k], (*path, k))
+            if self.chance(0.03):
+                tree[self.pick([self.placeholder(), self.characters(), "a.b", "env.A", "l[0]", "$A"])] = self.value(True)
             if path and self.chance(0.08):
                 tree[self.pick(["labels", "annotations", "volumes", "env", "args", "x-probe", "vpcAccess", "$ref", "volumeMounts"])] = self.value(True)
         elif isinstance(tree, list):
@@ -181,6 +234,8 @@ class Maker:
         if properties and self.chance(0.4):
             name = self.pick([n for n in NAMES if n in properties] + ["a", "o"])
             properties.setdefault(name, {})["default"] = self.job_variable(name)
+        if properties and self.chance(0.3):
+            properties[self.pick(list(properties))] = self.pick([{}, {"default": self.pick([None, False, 0, "", [], {}, 0.0, "{{ a }}"])}, {"type": "string"}])
         if self.chance(0.4):
             v["flow_run"]["name"] = self.text(False) or "x"
         if self.chance(0.2):
@@ -192,6 +247,12 @@ class Maker:
             v["deployment"] = None
         if self.chance(0.2):
             v["worker"]["id"] = self.pick([None, "77777777-7777-4777-8777-777777777777"])
+        if self.chance(0.3):
+            v["worker"]["name"] = self.pick([None, self.characters(70) or "w"])
+        if self.chance(0.3):
+            v["work_pool"]["name"] = re.sub("[/%&<>\\\\]", "", self.characters(70)) or "x"
+        if self.chance(0.3):
+            v["settings"] = {**v["settings"], self.pick(["A", "FOO", "PREFECT_API_KEY", "é", ""]): self.characters()}
         if self.chance(0.2):
             v["adc_project"] = self.pick([None, "", "other"])
         v["description"] = "random"
@@ -213,6 +274,12 @@ def main():
                 break
         failed += "expected_error" in outputs
         (directory / f"random-{seed}-{i}.json").write_text(json.dumps(vector | outputs, indent=1, ensure_ascii=False) + "\n")
+    rules = directory / "rules"
+    rules.mkdir(exist_ok=True)
+    for name in ENVIRONMENT:
+        os.environ.pop(name, None)  # {{ $HOME }} is empty to a rule
+    cases = list(Maker(seed).rule_cases(10 * count))
+    (rules / f"rules-{seed}.json").write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
     print(f"{count} random vectors, {failed} of them errors at Prefect")
 
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,6 +32,7 @@ type Launcher interface {
 type Deployments interface {
 	FindDeployment(ctx context.Context, nameOrID string) (prefect.Deployment, error)
 	CreateFlowRun(ctx context.Context, deploymentID string, n prefect.NewFlowRun) (fr prefect.FlowRun, created bool, err error)
+	Limited(ctx context.Context, pool string) (bool, error)
 }
 
 // Waiting tells what has to be woken now that a slot of a work pool and of a deployment came free.
@@ -167,6 +169,11 @@ func (d *Dispatcher) request(ctx context.Context, holder string, m delivery.Deli
 		t := m.FirstPublishTime().Add(r.Delay)
 		at = &t
 	}
+	// The launch asks this first. Known by the time that the flow run is created, it has the flow run
+	// claimed before Prefect's event about it comes, which else is looked at in vain.
+	var ahead sync.WaitGroup
+	ahead.Go(func() { _, _ = d.deployments.Limited(ctx, deployment.WorkPoolName) })
+	defer ahead.Wait()
 	fr, created, err := d.deployments.CreateFlowRun(ctx, deployment.ID, prefect.NewFlowRun{
 		Name: r.Name, Parameters: r.Parameters, JobVariables: r.JobVariables, Tags: r.Tags,
 		IdempotencyKey: cmp.Or(r.IdempotencyKey, m.FirstMessageID()), WorkQueue: r.WorkQueue, ScheduledTime: at,

@@ -27,6 +27,41 @@ import (
 
 const someID = "94c6ba7a-25de-4fcb-9b37-8dfb8281263f"
 
+// ahead creates flow runs only once it was asked whether their work pool is limited.
+type ahead struct {
+	*prefect.Client
+	asked chan string
+}
+
+func (a *ahead) Limited(ctx context.Context, pool string) (bool, error) {
+	a.asked <- pool
+	return a.Client.Limited(ctx, pool)
+}
+
+func (a *ahead) CreateFlowRun(ctx context.Context, id string, n prefect.NewFlowRun) (prefect.FlowRun, bool, error) {
+	select {
+	case pool := <-a.asked:
+		if pool != "etl" {
+			return prefect.FlowRun{}, false, fmt.Errorf("asked about work pool %q", pool)
+		}
+		return a.Client.CreateFlowRun(ctx, id, n)
+	case <-ctx.Done():
+		return prefect.FlowRun{}, false, errors.New("nobody asked about the work pool")
+	}
+}
+
+// TestThePoolIsLookedAtWhileAFlowRunIsCreated holds that a request's launch waits for nothing between the creation
+// and its claim: Prefect's event about the flow run would overtake it, and cost calls of its own.
+func TestThePoolIsLookedAtWhileAFlowRunIsCreated(t *testing.T) {
+	in := start(t)
+	in.deployments = &ahead{in.prefect, make(chan string, 1)}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := in.Handle(ctx, delivered(`{"deployment":"flow/prod"}`)); err != nil || len(in.launcher.created) != 1 {
+		t.Errorf("error %v, dispatched %v", err, in.launcher.created)
+	}
+}
+
 func TestARunRequestCreatesAFlowRunAndDispatchesIt(t *testing.T) {
 	published := time.Date(2030, 1, 1, 6, 0, 0, 0, time.UTC)
 	type asked struct {

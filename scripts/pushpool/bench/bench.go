@@ -77,7 +77,7 @@ func (b *bench) start(ctx context.Context, change func(*local.Options)) (*stack,
 	o.LightFlow = true
 	o.SweepEvery = time.Minute // as when deployed
 	s := &stack{}
-	o.OnPrefectCall = s.prefectCalls.add
+	o.OnPrefectCall, o.OnPrefectAnswer = s.prefectCalls.add, s.prefectCalls.answered
 	if change != nil {
 		change(&o)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +21,9 @@ import (
 type callCounter struct {
 	mu     sync.Mutex
 	sweeps int
-	paths  []string // but for the sweeps'
+	calls  []string // method and path, but for the sweeps'
+	// refused are those that a busy server did not take, and that were made again.
+	refused []string
 }
 
 func (c *callCounter) add(r *http.Request) {
@@ -30,16 +33,24 @@ func (c *callCounter) add(r *http.Request) {
 		c.sweeps++
 		return
 	}
-	c.paths = append(c.paths, r.URL.Path)
+	c.calls = append(c.calls, r.Method+" "+r.URL.Path)
+}
+
+func (c *callCounter) answered(resp *http.Response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := resp.Request; resp.StatusCode == http.StatusServiceUnavailable && !strings.Contains(r.UserAgent(), "(reconciler)") {
+		c.refused = append(c.refused, r.Method+" "+r.URL.Path)
+	}
 }
 
 // take returns the calls since it was last called.
-func (c *callCounter) take() (sweeps int, paths []string) {
+func (c *callCounter) take() (sweeps int, calls, refused []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	sweeps, paths = c.sweeps, c.paths
-	c.sweeps, c.paths = 0, nil
-	return sweeps, paths
+	sweeps, calls, refused = c.sweeps, c.calls, c.refused
+	c.sweeps, c.calls, c.refused = 0, nil, nil
+	return sweeps, calls, refused
 }
 
 // calls counts what flow runs cost: many short ones, asked for both ways, and one long enough
@@ -85,14 +96,21 @@ func calls(ctx context.Context, b *bench) error {
 		}
 		time.Sleep(s.EntryDelay + 2*time.Second) // the ends of the last ones are still to be told
 		b.figure("calls to Cloud Run for "+c.name+", the sweep's among them", "calls", float64(s.calls.Load()-run)/float64(c.count))
-		sweeps, paths := s.prefectCalls.take()
+		sweeps, all, refused := s.prefectCalls.take()
 		own := make([]int, c.count)
-		shared := len(paths)
+		shared := len(all) - len(refused)
 		for i, d := range deployments {
-			for _, path := range paths {
-				if strings.Contains(path, ids[i]) || strings.Contains(path, d.ID) || strings.Contains(path, d.FlowID) {
-					own[i]++
-					shared--
+			of := func(call string) bool {
+				return strings.Contains(call, ids[i]) || strings.Contains(call, d.ID) || strings.Contains(call, d.FlowID)
+			}
+			own[i] = count(all, of) - count(refused, of)
+			shared -= own[i]
+			if own[i] > most {
+				fmt.Fprintf(os.Stderr, "flow run %s took %d calls:\n", ids[i], own[i])
+				for _, call := range all {
+					if of(call) {
+						fmt.Fprintln(os.Stderr, "  "+call)
+					}
 				}
 			}
 		}
@@ -100,9 +118,22 @@ func calls(ctx context.Context, b *bench) error {
 		b.figure("calls to Prefect for "+c.name+", from its event to its end, p50", "calls", float64(own[len(own)/2]))
 		b.figure("calls to Prefect for "+c.name+", from its event to its end, max", "calls", float64(own[len(own)-1]))
 		b.figure("calls to Prefect beside, for the work pool and its queues, meanwhile", "calls", float64(shared))
+		b.figure("calls to Prefect beside, that it was too busy to take, meanwhile", "calls", float64(len(refused)))
 		b.figure("calls to Prefect beside, of the sweep, meanwhile", "calls", float64(sweeps))
 	}
 	return nil
+}
+
+// most is how many calls a flow run is promised to take.
+const most = 7
+
+func count(all []string, counts func(string) bool) (n int) {
+	for _, s := range all {
+		if counts(s) {
+			n++
+		}
+	}
+	return n
 }
 
 // deploy makes a flow and a deployment of it.

@@ -235,17 +235,27 @@ func (s *Stack) deployEmbedded(ctx context.Context) error {
 
 // counted returns where the functions reach Prefect: by way of a proxy where calls are counted.
 func (s *Stack) counted() (string, error) {
-	if s.OnPrefectCall == nil {
+	if s.OnPrefectCall == nil && s.OnPrefectAnswer == nil {
 		return s.apiURL, nil
 	}
 	target, err := url.Parse(s.apiURL)
 	if err != nil {
 		return "", err
 	}
-	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		s.OnPrefectCall(r.In)
-		r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, target.Host
-	}})
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			if s.OnPrefectCall != nil {
+				s.OnPrefectCall(r.In)
+			}
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, target.Host
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			if s.OnPrefectAnswer != nil {
+				s.OnPrefectAnswer(resp)
+			}
+			return nil
+		},
+	})
 	s.later(proxy.Close)
 	return proxy.URL + target.Path, nil
 }

@@ -69,6 +69,8 @@ type Options struct {
 	LiveWeather bool
 	// OnPrefectCall, if set, is told of every call that the functions make to Prefect.
 	OnPrefectCall func(*http.Request)
+	// OnPrefectAnswer, if set, is told of every answer to these calls.
+	OnPrefectAnswer func(*http.Response)
 	// Postgres lets the real server keep its data in PostgreSQL; else in SQLite.
 	Postgres bool
 	// Processes is how many processes serve the functions, each all of them; 0 is 1. More need a

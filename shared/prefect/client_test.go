@@ -337,19 +337,18 @@ func TestCache(t *testing.T) {
 }
 
 // TestSlotsAreTakenByPriority holds that limits and pauses of pool and queues leave out whom
-// they have no slot for, and that nothing is left where the server does not count.
+// they have no slot for.
 func TestSlotsAreTakenByPriority(t *testing.T) {
 	const queues = `[{"id":"q2","priority":2},{"id":"q1","priority":1,"concurrency_limit":2,"active_slots":1}]`
 	for rule, tt := range map[string]struct {
 		pool, queues string
 		want         []string
 	}{
-		"no limit of the pool":         {`{}`, queues, []string{"b", "a", "c"}},
-		"two slots of the pool":        {`{"concurrency_limit":5,"active_slots":3}`, queues, []string{"b", "a"}},
-		"more taken than there are":    {`{"concurrency_limit":1,"active_slots":3}`, queues, nil},
-		"a paused pool":                {`{"is_paused":true}`, queues, nil},
-		"a paused queue":               {`{}`, `[{"id":"q2","priority":2,"is_paused":true},{"id":"q1","priority":1}]`, []string{"b", "d"}},
-		"a server that does not count": {`{"concurrency_limit":5}`, queues, nil},
+		"no limit of the pool":      {`{}`, queues, []string{"b", "a", "c"}},
+		"two slots of the pool":     {`{"concurrency_limit":5,"active_slots":3}`, queues, []string{"b", "a"}},
+		"more taken than there are": {`{"concurrency_limit":1,"active_slots":3}`, queues, nil},
+		"a paused pool":             {`{"is_paused":true}`, queues, nil},
+		"a paused queue":            {`{}`, `[{"id":"q2","priority":2,"is_paused":true},{"id":"q1","priority":1}]`, []string{"b", "d"}},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			s := &script{answers: []answer{{status: 200, body: tt.pool, queues: tt.queues}}}

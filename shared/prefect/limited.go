@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pushpool/pushpool/shared/flowrun"
 )
 
 // Limited reports whether a limit or a pause of the work pool, or of one of its work queues, is
@@ -34,29 +36,61 @@ type Slots struct {
 
 type queueSlots struct{ free, priority int }
 
-// FreeSlots reads how many slots the pool and its queues have left; a pause leaves none, and
-// so does a server that does not count those taken (2.20, where no deployment has a limit).
+// FreeSlots reads how many slots the pool and its queues have left; a pause leaves none. Those
+// taken are counted by their flow runs where the server does not tell them: before 3.6.
 func (c *Client) FreeSlots(ctx context.Context, pool string) (Slots, error) {
 	var p WorkPool
 	if _, err := c.do(ctx, readPool(pool), &p); err != nil {
 		return Slots{}, err
 	}
 	queues, err := c.workQueues(ctx, pool)
-	s := Slots{pool: left(p.IsPaused, p.ConcurrencyLimit, p.ActiveSlots), queues: map[string]queueSlots{}}
-	for _, q := range queues {
-		s.queues[q.ID] = queueSlots{left(q.IsPaused, q.ConcurrencyLimit, q.ActiveSlots), q.Priority}
+	if err != nil {
+		return Slots{}, err
 	}
-	return s, err
+	var taken map[string]int
+	if untold(p.ConcurrencyLimit, p.ActiveSlots) || slices.ContainsFunc(queues, func(q WorkQueue) bool { return untold(q.ConcurrencyLimit, q.ActiveSlots) }) {
+		if taken, err = c.taken(ctx, pool); err != nil {
+			return Slots{}, err
+		}
+	}
+	s := Slots{pool: left(p.IsPaused, p.ConcurrencyLimit, p.ActiveSlots, taken[""]), queues: map[string]queueSlots{}}
+	for _, q := range queues {
+		s.queues[q.ID] = queueSlots{left(q.IsPaused, q.ConcurrencyLimit, q.ActiveSlots, taken[q.ID]), q.Priority}
+	}
+	return s, nil
 }
 
-func left(paused bool, limit, active *int) int {
+// untold reports whether a limit is set and the server does not tell how much of it is taken.
+func untold(limit, active *int) bool { return limit != nil && active == nil }
+
+// taken counts the flow runs that take a slot of the pool, under "", and of its queues, by id.
+func (c *Client) taken(ctx context.Context, pool string) (map[string]int, error) {
+	f := Filter{WorkPools: []string{pool}, StateTypes: []StateType{flowrun.StatePending, flowrun.StateRunning}, Sort: OldestFirst}
+	n := map[string]int{}
+	for range maxPages {
+		page, err := c.FlowRuns(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		for _, fr := range page {
+			n[""]++
+			n[fr.WorkQueueID]++
+		}
+		if f.Offset += len(page); len(page) < MaxPage {
+			break
+		}
+	}
+	return n, nil
+}
+
+func left(paused bool, limit, active *int, counted int) int {
 	switch {
 	case paused:
 		return 0
 	case limit == nil:
 		return math.MaxInt
 	case active == nil:
-		return 0
+		active = &counted
 	}
 	return max(0, *limit-*active)
 }

@@ -35,7 +35,13 @@ func TestContract(t *testing.T) {
 			o.Scheduler, o.Now = true, c.Now
 			s := prefecttest.New(o)
 			t.Cleanup(s.Close)
-			contract(t, &prefectServer{url: s.URL(), authString: o.AuthString, noEvents: o.NoEvents, forward: c.forward})
+			p := &prefectServer{url: s.URL(), authString: o.AuthString, noEvents: o.NoEvents, forward: c.forward, rules: map[string]int{}}
+			contract(t, p)
+			for rule, n := range p.rules {
+				if n > 1 {
+					t.Errorf("there are %d rules %q", n, rule)
+				}
+			}
 		})
 	}
 }
@@ -69,19 +75,20 @@ func contract(t *testing.T, p *prefectServer) {
 	p.feature(t, "suspended flow runs", suspended)
 	p.feature(t, "retries", retries)
 	p.feature(t, "history", history)
-	p.feature(t, "creation", one("a flow run is created once for each idempotency key, with what it is asked for with", creation))
-	p.feature(t, "job variables", one("job variables are held to the pool's schema, and change only while SCHEDULED", jobVariables))
-	p.feature(t, "what is missing", one("what does not exist is NotFound", missingObjects))
+	p.feature(t, "creation", creation)
+	p.feature(t, "job variables", jobVariables)
+	p.feature(t, "what is missing", missingObjects)
 	p.feature(t, "deleted deployments", deletedDeployment)
-	p.feature(t, "lists of flow runs", one("a list holds what its filter says, in its order, a page at most", filter))
-	p.feature(t, "what may start", one("Limited tells when only Prefect knows what may start", limited))
-	p.feature(t, "limits of work pools", one("the scheduled query, and only it, keeps a pool's limit and pause", poolLimit))
-	p.feature(t, "limits of work queues", one("the scheduled query keeps the queues' limits, pauses and priorities", queues))
+	p.feature(t, "lists of flow runs", filter)
+	p.feature(t, "what may start", limited)
+	p.feature(t, "limits of work pools", poolLimit)
+	p.feature(t, "limits of work queues", queues)
+	p.feature(t, "free slots", freeSlots)
 	p.feature(t, "limits of deployments", deploymentLimit)
-	p.feature(t, "work pools", one("a heartbeat makes a pool READY, a query does not", pool))
-	p.feature(t, "schedules", one("schedules lay flow runs ahead, and pausing takes them away", schedules))
+	p.feature(t, "work pools", pool)
+	p.feature(t, "schedules", schedules)
 	p.feature(t, "events", events)
-	p.feature(t, "records", one("what is written can be read", records))
+	p.feature(t, "records", records)
 	p.feature(t, "lateness", late)
 }
 
@@ -93,7 +100,8 @@ type prefectServer struct {
 	noEvents   bool
 	// forward moves the server's clock; nil for a real server, where time has to pass.
 	forward func(time.Duration)
-	results string // a file
+	results string         // a file
+	rules   map[string]int // FEATURE: RULE, counted, where it is asked for
 	version string
 	under   string // the feature
 	http    *http.Client

@@ -39,7 +39,8 @@ var differences = map[string][]since{
 		{"3.6.22", outcome{prefect.StatusAccept, pending, "Submitting"}},
 	},
 	limitHolds:   {{"2.20", false}, {"3.0.4", true}},
-	outlives:     {{"2.20", false}, {"3.8", true}},
+	hasLabels:    {{"2.20", false}, {"3.0", true}},
+	outlives:     {{"2.20", false}, {"3.6", true}},
 	unclaimable:  {{"2.20", outcome{prefect.StatusAccept, pending, "Pending"}}, {"3.0.4", outcome{prefect.StatusAbort, scheduled, "Scheduled"}}},
 	slotIsLeased: {{"2.20", false}, {"3.4.11", true}},
 }
@@ -47,6 +48,7 @@ var differences = map[string][]since{
 const (
 	limitHolds   = "a deployment's limit holds the second claim back"
 	slotIsLeased = "a deployment's slot comes with a lease"
+	hasLabels    = "a flow run keeps the labels that it is created with"
 	outlives     = "a flow run that was started, and is SCHEDULED again, outlives its deployment"
 	unclaimable  = "PENDING of a flow run without its deployment"
 )

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -31,42 +30,52 @@ func creation(t *testing.T, p *prefectServer) {
 		t.Fatalf("first: created %t, error %v", created, err)
 	}
 	again, created, err := p.CreateFlowRun(t.Context(), d.ID, prefect.NewFlowRun{IdempotencyKey: "k"})
-	if err != nil || created || again.ID != first.ID {
-		t.Errorf("again: flow run %s, created %t, error %v; want %s", again.ID, created, err, first.ID)
-	}
-	f, err := p.FlowRun(t.Context(), first.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// What the creation answers is taken for what a reading would: nothing is read again before the launch.
-	seen := func(f prefect.FlowRun) []any {
-		return []any{f.ID, f.FlowID, f.DeploymentID, f.WorkPoolName, f.WorkQueueID, f.StateType, f.StateName, f.StateID, f.State, f.Due(), f.Created}
-	}
-	for _, answer := range []prefect.FlowRun{first, again} {
-		if diff := cmp.Diff(seen(f), seen(answer)); diff != "" {
-			t.Errorf("the creation's answer (-read +answered):\n%s", diff)
+	p.rule(t, "a flow run is created once for each idempotency key", func(t *testing.T) {
+		if err != nil || created || again.ID != first.ID {
+			t.Errorf("again: flow run %s, created %t, error %v; want %s", again.ID, created, err, first.ID)
 		}
-	}
-	slices.Sort(f.Tags)
-	got := []any{f.Name, f.Parameters, decoded(t, f.JobVariables), f.Tags, f.WorkPoolName, f.WorkQueueName, f.StateName, f.NextScheduledStartTime.UTC(), f.DeploymentID, f.AutoScheduled}
-	want := []any{
-		"n", map[string]any{"a": json.Number("1"), "b": "two"}, map[string]any{"memory": "1Gi"},
-		[]string{"one", "two"}, d.WorkPoolName, "default", "Scheduled", at, d.ID, false,
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("flow run (-want +got):\n%s", diff)
-	}
-	// A server without labels takes the flow run without them.
-	if got, hasLabels := f.Labels[prefect.LabelTraceparent], !strings.HasPrefix(p.version, "2."); hasLabels != (got == trace) {
-		t.Errorf("Prefect %s: labels %v", p.version, f.Labels)
-	}
-	read, err := p.Deployment(t.Context(), d.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]any{map[string]any{"cpu": "1"}, "f.py:f", []string{"one"}}, []any{decoded(t, read.JobVariables), read.Entrypoint, read.Tags}); diff != "" {
-		t.Errorf("deployment (-want +got):\n%s", diff)
-	}
+	})
+	f := p.read(t, first.ID)
+	// What the creation answers is taken for what a reading would: nothing is read again before the launch.
+	p.rule(t, "a creation answers what a reading would, the first time and again", func(t *testing.T) {
+		seen := func(f prefect.FlowRun) []any {
+			return []any{f.ID, f.FlowID, f.DeploymentID, f.WorkPoolName, f.WorkQueueID, f.StateType, f.StateName, f.StateID, f.State, f.Due(), f.Created}
+		}
+		for _, answer := range []prefect.FlowRun{first, again} {
+			if diff := cmp.Diff(seen(f), seen(answer)); diff != "" {
+				t.Errorf("the creation's answer (-read +answered):\n%s", diff)
+			}
+		}
+	})
+	p.rule(t, "a flow run takes its deployment's pool, queue and tags, and the parameters that it is not given", func(t *testing.T) {
+		slices.Sort(f.Tags)
+		got := []any{f.Parameters, f.Tags, f.WorkPoolName, f.WorkQueueName, f.DeploymentID}
+		want := []any{map[string]any{"a": json.Number("1"), "b": "two"}, []string{"one", "two"}, d.WorkPoolName, "default", d.ID}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("flow run (-want +got):\n%s", diff)
+		}
+	})
+	p.rule(t, "a flow run shows its own name, time and job variables, without its deployment's", func(t *testing.T) {
+		got := []any{f.Name, f.StateName, f.NextScheduledStartTime.UTC(), decoded(t, f.JobVariables), f.AutoScheduled}
+		if diff := cmp.Diff([]any{"n", "Scheduled", at, map[string]any{"memory": "1Gi"}, false}, got); diff != "" {
+			t.Errorf("flow run (-want +got):\n%s", diff)
+		}
+	})
+	p.rule(t, hasLabels, func(t *testing.T) {
+		if got := f.Labels[prefect.LabelTraceparent] == trace; got != expected[bool](p, hasLabels) {
+			t.Errorf("labels %v", f.Labels)
+		}
+	})
+	p.rule(t, "a deployment shows its job variables, entrypoint and tags", func(t *testing.T) {
+		read, err := p.Deployment(t.Context(), d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []any{decoded(t, read.JobVariables), read.Entrypoint, read.Tags}
+		if diff := cmp.Diff([]any{map[string]any{"cpu": "1"}, "f.py:f", []string{"one"}}, got); diff != "" {
+			t.Errorf("deployment (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // deletedDeployment holds what becomes of a deployment's flow runs when it is deleted.
@@ -113,28 +122,38 @@ func deletedDeployment(t *testing.T, p *prefectServer) {
 // jobVariables holds that they are checked against the pool's schema, and fixed once claimed.
 func jobVariables(t *testing.T, p *prefectServer) {
 	template, err := p.WorkerMetadataTemplate(t.Context(), "cloud-run-v2")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := template["job_configuration"].(map[string]any)["job_body"]; !ok {
-		t.Error("the template has no job body")
-	}
-	name := "pool " + uuid.NewString()
-	for range 2 {
-		if err := p.CreateWorkPool(t.Context(), name, "cloud-run-v2", template); err != nil {
-			t.Fatal(err)
+	p.rule(t, "the server has the base job template of cloud-run-v2", func(t *testing.T) {
+		if configuration, _ := template["job_configuration"].(map[string]any); err != nil || configuration["job_body"] == nil {
+			t.Errorf("the template has no job body, error %v", err)
 		}
-	}
+	})
+	name := "pool " + uuid.NewString()
+	p.rule(t, "a work pool that exists already may be created again", func(t *testing.T) {
+		for range 2 {
+			if err := p.CreateWorkPool(t.Context(), name, "cloud-run-v2", template); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	d := p.deploy(t, prefect.NewDeployment{WorkPool: name})
-	_, _, err = p.CreateFlowRun(t.Context(), d.ID, prefect.NewFlowRun{JobVariables: map[string]any{"timeout": "soon"}})
-	wantFault(t, err, flowrun.Permanent)
-	f := p.create(t, d.ID, prefect.NewFlowRun{JobVariables: map[string]any{"timeout": 60, "unknown": true}})
+	p.rule(t, "job variables that the pool's schema forbids are refused at the creation", func(t *testing.T) {
+		_, _, err := p.CreateFlowRun(t.Context(), d.ID, prefect.NewFlowRun{JobVariables: map[string]any{"timeout": "soon"}})
+		wantFault(t, err, flowrun.Permanent)
+	})
+	var f prefect.FlowRun
+	p.rule(t, "job variables that the pool's schema does not know are taken", func(t *testing.T) {
+		f = p.create(t, d.ID, prefect.NewFlowRun{JobVariables: map[string]any{"timeout": 60, "unknown": true}})
+	})
 	change := map[string]any{"job_variables": map[string]any{"timeout": 90}}
-	if err := p.UpdateFlowRun(t.Context(), f.ID, change); err != nil {
-		t.Error(err)
-	}
-	p.set(t, f.ID, prefect.Proposal{Type: pending})
-	wantFault(t, p.UpdateFlowRun(t.Context(), f.ID, change), flowrun.Permanent)
+	p.rule(t, "job variables may be changed while the flow run is SCHEDULED", func(t *testing.T) {
+		if err := p.UpdateFlowRun(t.Context(), f.ID, change); err != nil {
+			t.Error(err)
+		}
+	})
+	p.rule(t, "job variables may not be changed once the flow run is PENDING", func(t *testing.T) {
+		p.set(t, f.ID, prefect.Proposal{Type: pending})
+		wantFault(t, p.UpdateFlowRun(t.Context(), f.ID, change), flowrun.Permanent)
+	})
 }
 
 // missingObjects holds that what is not there is told from what cannot be reached.
@@ -143,18 +162,18 @@ func missingObjects(t *testing.T, p *prefectServer) {
 	deleted := p.create(t, p.deploy(t, prefect.NewDeployment{}).ID, prefect.NewFlowRun{})
 	p.admin(t, http.MethodDelete, "/flow_runs/"+deleted.ID, nil, nil)
 	for name, call := range map[string]func() error{
-		"a deleted flow run": func() error { _, err := p.FlowRun(t.Context(), deleted.ID); return err },
-		"the state of a deleted flow run": func() error {
+		"a flow run": func() error { _, err := p.FlowRun(t.Context(), deleted.ID); return err },
+		"a proposal's flow run": func() error {
 			_, err := p.SetState(t.Context(), deleted.ID, prefect.Proposal{Type: pending})
 			return err
 		},
-		"a change of a deleted flow run": func() error { return p.UpdateFlowRun(t.Context(), deleted.ID, map[string]any{"name": "n"}) },
-		"a deployment":                   func() error { _, err := p.Deployment(t.Context(), id); return err },
-		"a deployment by name":           func() error { _, err := p.DeploymentByName(t.Context(), "f/d"); return err },
-		"a flow run of no deployment":    func() error { _, _, err := p.CreateFlowRun(t.Context(), id, prefect.NewFlowRun{}); return err },
-		"a flow":                         func() error { _, err := p.Flow(t.Context(), id); return err },
-		"a work pool":                    func() error { _, err := p.WorkPool(t.Context(), "no pool"); return err },
-		"the flow runs of no work pool": func() error {
+		"a changed flow run":          func() error { return p.UpdateFlowRun(t.Context(), deleted.ID, map[string]any{"name": "n"}) },
+		"a deployment":                func() error { _, err := p.Deployment(t.Context(), id); return err },
+		"a deployment by name":        func() error { _, err := p.DeploymentByName(t.Context(), "f/d"); return err },
+		"a new flow run's deployment": func() error { _, _, err := p.CreateFlowRun(t.Context(), id, prefect.NewFlowRun{}); return err },
+		"a flow":                      func() error { _, err := p.Flow(t.Context(), id); return err },
+		"a work pool":                 func() error { _, err := p.WorkPool(t.Context(), "no pool"); return err },
+		"a pool whose flow runs are asked for": func() error {
 			_, err := p.ScheduledFlowRuns(t.Context(), "no pool", time.Now(), 1)
 			return err
 		},
@@ -165,11 +184,13 @@ func missingObjects(t *testing.T, p *prefectServer) {
 		if name == "an automation" && p.noEvents {
 			continue // the server has none at all
 		}
-		t.Run(name, func(t *testing.T) { wantFault(t, call(), flowrun.NotFound) })
+		p.rule(t, name+" that does not exist is NotFound", func(t *testing.T) { wantFault(t, call(), flowrun.NotFound) })
 	}
-	if v, found, err := p.Variable(t.Context(), "none"); v != nil || found || err != nil {
-		t.Errorf("a variable: %v, found %t, error %v", v, found, err)
-	}
+	p.rule(t, "a variable that does not exist is told from one that is null", func(t *testing.T) {
+		if v, found, err := p.Variable(t.Context(), "none"); v != nil || found || err != nil {
+			t.Errorf("%v, found %t, error %v", v, found, err)
+		}
+	})
 }
 
 // filter holds that flow runs are found by pool, state and time, in order.
@@ -187,18 +208,18 @@ func filter(t *testing.T, p *prefectServer) {
 		filter prefect.Filter
 		want   []string
 	}{
-		"state":     {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}}, []string{"soon", "late"}},
-		"states":    {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{pending, running}}, []string{"claimed"}},
-		"due":       {prefect.Filter{WorkPools: pools, ScheduledBefore: now.Add(10 * time.Minute)}, []string{"soon"}},
-		"from":      {prefect.Filter{WorkPools: pools, ScheduledFrom: *soonest.NextScheduledStartTime}, []string{"soon", "late"}},
-		"to":        {prefect.Filter{WorkPools: pools, ScheduledBefore: *soonest.NextScheduledStartTime}, []string{"soon"}},
-		"page":      {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}, Limit: 1, Offset: 1}, []string{"late"}},
-		"ids":       {prefect.Filter{IDs: []string{soonest.ID}}, []string{"soon"}},
-		"nothing":   {prefect.Filter{WorkPools: []string{"no pool"}}, nil},
-		"in order":  {prefect.Filter{DeploymentIDs: []string{d.ID}, Sort: prefect.OldestFirst}, []string{"claimed", "soon", "late"}},
-		"no states": {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{crashed}}, nil},
+		"a list by state is in the order of times":                      {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}}, []string{"soon", "late"}},
+		"a list by several states holds those of each":                  {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{pending, running}}, []string{"claimed"}},
+		"a list of what is scheduled before a time":                     {prefect.Filter{WorkPools: pools, ScheduledBefore: now.Add(10 * time.Minute)}, []string{"soon"}},
+		"a list of what is scheduled from a time on, which is included": {prefect.Filter{WorkPools: pools, ScheduledFrom: *soonest.NextScheduledStartTime}, []string{"soon", "late"}},
+		"a list of what is scheduled up to a time, which is included":   {prefect.Filter{WorkPools: pools, ScheduledBefore: *soonest.NextScheduledStartTime}, []string{"soon"}},
+		"a page of a list": {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{scheduled}, Limit: 1, Offset: 1}, []string{"late"}},
+		"a list by ids":    {prefect.Filter{IDs: []string{soonest.ID}}, []string{"soon"}},
+		"a list by a pool that there is not is empty": {prefect.Filter{WorkPools: []string{"no pool"}}, nil},
+		"a list by deployment, oldest first":          {prefect.Filter{DeploymentIDs: []string{d.ID}, Sort: prefect.OldestFirst}, []string{"claimed", "soon", "late"}},
+		"a list by a state that none has is empty":    {prefect.Filter{WorkPools: pools, StateTypes: []flowrun.StateType{crashed}}, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
+		p.rule(t, name, func(t *testing.T) {
 			found, err := p.FlowRuns(t.Context(), tt.filter)
 			if err != nil {
 				t.Fatal(err)
@@ -217,34 +238,40 @@ func filter(t *testing.T, p *prefectServer) {
 // records holds that what is written about a flow run can be read: logs, artifacts, variables.
 func records(t *testing.T, p *prefectServer) {
 	f := p.create(t, p.deploy(t, prefect.NewDeployment{}).ID, prefect.NewFlowRun{})
-	if err := p.Log(t.Context(), f.ID, prefect.LogLine{Time: time.Now(), Level: 40, Message: "boom"}); err != nil {
-		t.Error(err)
-	}
-	eventually(t, "the log line does not show", func() bool {
-		lines, err := p.Logs(t.Context(), f.ID)
-		return err == nil && len(lines) == 1 && lines[0].Message == "boom" && lines[0].Level == 40
-	})
-	for _, key := range []string{"first", "second"} {
-		if err := p.CreateArtifact(t.Context(), f.ID, prefect.Artifact{Key: key, Type: "markdown", Data: "# " + key}); err != nil {
+	p.rule(t, "a line written to a flow run's log can be read", func(t *testing.T) {
+		if err := p.Log(t.Context(), f.ID, prefect.LogLine{Time: time.Now(), Level: 40, Message: "boom"}); err != nil {
 			t.Error(err)
 		}
-	}
-	artifacts, err := p.Artifacts(t.Context(), f.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, a := range artifacts {
-		got = append(got, a.Key, a.Type, a.Data.(string))
-	}
-	if diff := cmp.Diff([]string{"first", "markdown", "# first", "second", "markdown", "# second"}, got); diff != "" {
-		t.Errorf("artifacts (-want +got):\n%s", diff)
-	}
-	name := "v_" + uuid.NewString()[:8]
-	p.admin(t, http.MethodPost, "/variables/", map[string]any{"name": name, "value": "w"}, nil)
-	if v, found, err := p.Variable(t.Context(), name); string(v) != `"w"` || !found || err != nil {
-		t.Errorf("variable: %v, found %t, error %v", v, found, err)
-	}
+		eventually(t, "the log line does not show", func() bool {
+			lines, err := p.Logs(t.Context(), f.ID)
+			return err == nil && len(lines) == 1 && lines[0].Message == "boom" && lines[0].Level == 40
+		})
+	})
+	p.rule(t, "a flow run's artifacts can be read, oldest first", func(t *testing.T) {
+		for _, key := range []string{"first", "second"} {
+			if err := p.CreateArtifact(t.Context(), f.ID, prefect.Artifact{Key: key, Type: "markdown", Data: "# " + key}); err != nil {
+				t.Error(err)
+			}
+		}
+		artifacts, err := p.Artifacts(t.Context(), f.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, a := range artifacts {
+			got = append(got, a.Key, a.Type, a.Data.(string))
+		}
+		if diff := cmp.Diff([]string{"first", "markdown", "# first", "second", "markdown", "# second"}, got); diff != "" {
+			t.Errorf("artifacts (-want +got):\n%s", diff)
+		}
+	})
+	p.rule(t, "a variable can be read by its name", func(t *testing.T) {
+		name := "v_" + uuid.NewString()[:8]
+		p.done(t, http.MethodPost, "/variables/", map[string]any{"name": name, "value": "w"})
+		if v, found, err := p.Variable(t.Context(), name); string(v) != `"w"` || !found || err != nil {
+			t.Errorf("variable: %s, found %t, error %v", v, found, err)
+		}
+	})
 }
 
 // decoded returns a JSON object's members.

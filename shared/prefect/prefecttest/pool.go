@@ -156,7 +156,7 @@ func (s *Server) showPool(p *workPool) *workPool {
 	if p.IsPaused {
 		p.Status = "PAUSED"
 	}
-	if p.Limit != nil {
+	if p.Limit != nil && !s.v2() {
 		n := 0
 		for _, q := range p.queues {
 			n += s.active(q)
@@ -174,7 +174,7 @@ func (s *Server) showQueue(q *workQueue) *workQueue {
 	if q.IsPaused {
 		q.Status = "PAUSED"
 	}
-	if q.Limit != nil {
+	if q.Limit != nil && !s.v2() {
 		n := s.active(q)
 		q.ActiveSlots = &n
 	}

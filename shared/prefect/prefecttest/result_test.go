@@ -25,16 +25,12 @@ func (p *prefectServer) feature(t *testing.T, name string, rules func(*testing.T
 	})
 }
 
-// one makes a feature of one rule.
-func one(name string, test func(*testing.T, *prefectServer)) func(*testing.T, *prefectServer) {
-	return func(t *testing.T, p *prefectServer) {
-		p.rule(t, name, func(t *testing.T) { test(t, p) })
-	}
-}
-
 // rule runs the test of one rule, and notes its result where PUSHPOOL_TEST_RESULTS names a file.
 func (p *prefectServer) rule(t *testing.T, name string, test func(t *testing.T)) {
 	t.Helper()
+	if p.rules != nil {
+		p.rules[p.under+": "+name]++
+	}
 	t.Run(name, func(t *testing.T) {
 		defer func() { p.note(t, name) }()
 		test(t)

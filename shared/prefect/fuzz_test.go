@@ -27,7 +27,6 @@ func FuzzAnswer(f *testing.F) {
 		206: `{"id":"` + id + `","name":"v","value":{"a":[1.0,null]},"data":{"value":"********","l":[1]},"block_type":{"slug":"secret"}}`,
 		207: `[{"id":"` + id + `","fields":{"properties":{"url":{}}},"enabled":false,"trigger":{"match":{"a":["b"]}},"actions":[{"payload":"p"}]}]`,
 		208: `{"prefect-gcp":{"cloud-run-v2":{"default_base_job_configuration":{"job_configuration":{}}}}}`,
-		226: "[" + strings.Repeat("{},", prefect.MaxPage-1) + "{}]", // a full page, whatever the offset
 		404: `{"detail":"Flow run not found"}`,
 		409: `[]`,
 	} {
@@ -112,4 +111,24 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAListWithoutEndIsGivenUp holds that a server which ignores the offset is not asked for ever.
+func TestAListWithoutEndIsGivenUp(t *testing.T) {
+	page := "[" + strings.Repeat("{},", prefect.MaxPage-1) + "{}]"
+	var calls atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		calls.Add(1)
+		_, _ = w.Write([]byte(page))
+	}))
+	t.Cleanup(server.Close)
+	client, err := prefect.New(prefect.Config{
+		APIURL: server.URL, RequestsPerMinute: 1 << 30, HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, err := client.Deployments(t.Context(), "p"); flowrun.FaultOf(err) != flowrun.Permanent || calls.Load() > 100 {
+		t.Errorf("%d deployments after %d calls, error %v", len(all), calls.Load(), err)
+	}
 }

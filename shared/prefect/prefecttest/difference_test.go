@@ -39,8 +39,8 @@ var differences = map[string][]since{
 		{"3.6.22", outcome{prefect.StatusAccept, pending, "Submitting"}},
 	},
 	limitHolds:   {{"2.20", false}, {"3.0.4", true}},
-	hasLabels:    {{"2.20", false}, {"3.0", true}},
-	outlives:     {{"2.20", false}, {"3.6", true}},
+	hasLabels:    {{"2.20", false}, {"3.4", true}},
+	outlives:     {{"2.20", false}, {"3.0", true}},
 	unclaimable:  {{"2.20", outcome{prefect.StatusAccept, pending, "Pending"}}, {"3.0.4", outcome{prefect.StatusAbort, scheduled, "Scheduled"}}},
 	slotIsLeased: {{"2.20", false}, {"3.4.11", true}},
 }

@@ -109,10 +109,24 @@ func (c *comparison) page() string {
 	b.WriteString("\nWhat servers answer differently, and pushpool reckons with:\n\n")
 	b.WriteString(c.row("rule", func(s string) string { return s }) + c.row("---", func(string) string { return "---" }))
 	for _, feature := range c.features {
-		for _, rule := range c.rules[feature] {
+		for _, rule := range slices.Sorted(slices.Values(c.rules[feature])) {
 			if slices.ContainsFunc(c.servers, func(s string) bool { return c.results[rule][s].Seen != "" }) {
 				b.WriteString(c.row(rule, func(server string) string { return c.results[rule][server].Seen }))
 			}
+		}
+	}
+	b.WriteString("\n## The rules\n\nEach is a test of this name. All of these servers keep it that were tried, but for those named with it.\n")
+	for _, feature := range c.features {
+		fmt.Fprintf(&b, "\n### %s\n\n", feature)
+		for _, rule := range slices.Sorted(slices.Values(c.rules[feature])) {
+			b.WriteString("- " + rule)
+			if broken := slices.DeleteFunc(slices.Clone(c.servers), func(s string) bool {
+				r, tried := c.results[rule][s]
+				return !tried || r.OK
+			}); len(broken) > 0 {
+				fmt.Fprintf(&b, " **not kept by %s**", strings.Join(broken, ", "))
+			}
+			b.WriteByte('\n')
 		}
 	}
 	return b.String()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
@@ -26,6 +27,7 @@ const patience = 5 * time.Minute
 
 // TestContract holds the stand-in to what servers of 2.20 and 3.x do.
 func TestContract(t *testing.T) {
+	rules := map[string]int{}
 	for name, o := range map[string]prefecttest.Options{
 		"2.20": {Version: "2"}, "2.20 without events": {Version: "2", NoEvents: true}, "3.x": {Version: "3"},
 		"3.x with auth string and CSRF": {Version: "3", AuthString: "admin:pass", CSRF: true},
@@ -41,9 +43,38 @@ func TestContract(t *testing.T) {
 				if n > 1 {
 					t.Errorf("there are %d rules %q", n, rule)
 				}
+				if o.AuthString == "" { // as the servers of the page
+					rules[rule] = n
+				}
 			}
 		})
 	}
+	t.Run("docs/compatibility.md lists these rules", func(t *testing.T) {
+		if diff := cmp.Diff(rules, listed(t)); diff != "" {
+			t.Errorf("run scripts/prefect-compat --page (-the suite's rules +listed):\n%s", diff)
+		}
+	})
+}
+
+// listed returns the rules that docs/compatibility.md lists, as FEATURE: RULE.
+func listed(t *testing.T) map[string]int {
+	t.Helper()
+	page, err := os.ReadFile("../../../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, feature := map[string]int{}, ""
+	for line := range strings.Lines(string(page)) {
+		line = strings.TrimSpace(line)
+		if heading, ok := strings.CutPrefix(line, "### "); ok {
+			feature = heading
+		}
+		if rule, ok := strings.CutPrefix(line, "- "); ok && feature != "" {
+			rule, _, _ = strings.Cut(rule, " **") // not kept by
+			found[feature+": "+rule]++
+		}
+	}
+	return found
 }
 
 // TestContractOfRealServer shows that the contract is Prefect's and not our own. The server under

@@ -127,7 +127,7 @@ var situations = []struct {
 		return id
 	}, "Its launch is over (Finished), and Prefect has not been told yet: "},
 	{"cancelled", func(w world) string {
-		id := w.runs("unwanted", created{})
+		id := w.runs("unwanted", created{JobVariables: map[string]any{"pushpool_fast_start": true}}) // a flow that listens may be faster than the dispatcher
 		if _, err := w.Prefect.SetState(w.ctx, id, prefect.Proposal{Type: flowrun.StateCancelling}); err != nil {
 			w.Fatal(err)
 		}

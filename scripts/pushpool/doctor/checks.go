@@ -28,6 +28,7 @@ func Checks(in *operator.Installation, client *pubsub.Client, google *Google) []
 		{"audit entries", "the local stack publishes them without Cloud Logging", func() func(context.Context) []Finding { return google.audit(in) }},
 		{"quotas", "the local stack has no Cloud Monitoring", func() func(context.Context) []Finding { return google.quotas(in.Config) }},
 		{"permissions", "the local stack has no identities", func() func(context.Context) []Finding { return google.permitted(in.Config) }},
+		{"agents", "the local stack has no agents, no secrets and no registry", func() func(context.Context) []Finding { return google.around(in) }},
 		{"APIs", "the local stack has no Service Usage", func() func(context.Context) []Finding { return google.enabled(in.Project) }},
 	} {
 		run := func(context.Context) []Finding { return notHere(c.without) }

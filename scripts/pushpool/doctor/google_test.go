@@ -195,7 +195,7 @@ func (c cloud) troubleshoot(r *http.Request, answer reply, refuse refusal) {
 		refuse(http.StatusBadRequest, err.Error())
 	case !regexp.MustCompile(`^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$`).MatchString(t.Principal):
 		refuse(http.StatusBadRequest, "principal: "+t.Principal)
-	case !regexp.MustCompile(`^//[a-z]+\.googleapis\.com/projects/[a-z]`).MatchString(t.FullResourceName):
+	case !regexp.MustCompile(`^//[a-z]+\.googleapis\.com/projects/[a-z0-9]`).MatchString(t.FullResourceName):
 		refuse(http.StatusBadRequest, "fullResourceName: "+t.FullResourceName)
 	case !regexp.MustCompile(`^[a-z]+(\.[a-zA-Z]+){2}$`).MatchString(t.Permission):
 		refuse(http.StatusBadRequest, "permission: "+t.Permission)
@@ -244,7 +244,7 @@ func rate(metric string, n int64) point {
 }
 
 func sink() map[string]any {
-	return map[string]any{"name": "pushpool-executions", "destination": "pubsub.googleapis.com/projects/p/topics/executions", "filter": `resource.type="cloud_run_job"`}
+	return map[string]any{"writerIdentity": "serviceAccount:writer-123@gcp-sa-logging.iam.gserviceaccount.com", "name": "pushpool-executions", "destination": "pubsub.googleapis.com/projects/p/topics/executions", "filter": `resource.type="cloud_run_job"`}
 }
 
 // TestEachFindingSaysWhatWhyAndWhatToDo holds for what Google Cloud alone knows.

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -25,8 +26,7 @@ type Grant struct {
 }
 
 // Grants are those of an installation as the module makes it (terraform/README.md, "Who may
-// do what"); terraform/tests compares. Secrets and images are left out: without them a function
-// does not start, or a job is not made, and both say so.
+// do what"); terraform/tests compares. Secrets and images are among what is around them.
 func Grants(cfg operator.Config) []Grant {
 	project := "//cloudresourcemanager.googleapis.com/projects/" + cfg.Project
 	topic := func(id string) string { return "//pubsub.googleapis.com/projects/" + cfg.Project + "/topics/" + id }
@@ -80,8 +80,11 @@ func Grants(cfg operator.Config) []Grant {
 	return grants
 }
 
-// email is the module's name for an identity, but for the one that the configuration names.
+// email is the module's name for an identity, but for the one that the configuration names, and for one that is an e-mail already.
 func email(cfg operator.Config, name string) string {
+	if strings.Contains(name, "@") {
+		return name
+	}
 	if name == "tasks" && cfg.TasksServiceAccount != "" {
 		return cfg.TasksServiceAccount
 	}
@@ -96,47 +99,57 @@ const atOnce = 8
 // somebody would have to be allowed to act as every identity.
 func (g *Google) permitted(cfg operator.Config) func(context.Context) []Finding {
 	return func(ctx context.Context) []Finding {
-		grants := Grants(cfg)
-		answers := make([]string, len(grants))
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(atOnce)
-		for i, grant := range grants {
-			group.Go(func() (err error) {
-				answers[i], err = g.access(ctx, cfg, grant)
-				return err
-			})
+		var own []need
+		for _, grant := range Grants(cfg) {
+			own = append(own, need{Grant: grant})
 		}
-		if err := group.Wait(); err != nil {
-			return []Finding{refused("ask Policy Troubleshooter what the identities may do", err, cfg.Project, "roles/iam.securityReviewer")}
-		}
-		missing, hidden := map[string][]string{}, 0
-		for i, grant := range grants {
-			switch answers[i] {
-			case "CAN_ACCESS":
-			case "CANNOT_ACCESS":
-				missing[grant.Identity] = append(missing[grant.Identity], grant.Permission+" on "+grant.On)
-			default:
-				hidden++
-			}
-		}
-		var found []Finding
-		for _, identity := range slices.Sorted(maps.Keys(missing)) {
-			found = append(found, Finding{
-				Status: Problem, What: fmt.Sprintf("%s may not %s", email(cfg, identity), strings.Join(missing[identity], ", ")),
-				Why: "what it needs that for fails, and is tried again until the message is a dead letter", Mend: "terraform apply",
-			})
-		}
-		if hidden > 0 {
-			found = append(found, Finding{
-				Status: Unknown, What: fmt.Sprintf("of %d permissions, %d cannot be told: you may not see every policy", len(grants), hidden),
-				Mend: fmt.Sprintf("gcloud projects add-iam-policy-binding %s --member=user:YOU --role=roles/iam.securityReviewer", cfg.Project),
-			})
-		}
-		if len(found) == 0 {
-			return []Finding{ok("%d permissions of the identities are there", len(grants))}
-		}
-		return found
+		return g.ask(ctx, cfg, own)
 	}
+}
+
+// ask finds which grants are missing: one finding for those of an identity that matter and are mended alike.
+func (g *Google) ask(ctx context.Context, cfg operator.Config, all []need) []Finding {
+	answers := make([]string, len(all))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i, n := range all {
+		group.Go(func() (err error) {
+			answers[i], err = g.access(ctx, cfg, n.Grant)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return []Finding{refused("ask Policy Troubleshooter what the identities may do", err, cfg.Project, "roles/iam.securityReviewer")}
+	}
+	missing, hidden := map[[3]string][]string{}, 0
+	for i, n := range all {
+		switch answers[i] {
+		case "CAN_ACCESS":
+		case "CANNOT_ACCESS":
+			key := [3]string{email(cfg, n.Identity), n.why, n.mend}
+			missing[key] = append(missing[key], n.Permission+" on "+n.On)
+		default:
+			hidden++
+		}
+	}
+	var found []Finding
+	for _, key := range slices.SortedFunc(maps.Keys(missing), func(a, b [3]string) int { return slices.Compare(a[:], b[:]) }) {
+		found = append(found, Finding{
+			Status: Problem, What: fmt.Sprintf("%s may not %s", key[0], strings.Join(missing[key], ", ")),
+			Why:  cmp.Or(key[1], "what it needs that for fails, and is tried again until the message is a dead letter"),
+			Mend: cmp.Or(key[2], "terraform apply"),
+		})
+	}
+	if hidden > 0 {
+		found = append(found, Finding{
+			Status: Unknown, What: fmt.Sprintf("of %d permissions, %d cannot be told: you may not see every policy", len(all), hidden),
+			Mend: fmt.Sprintf("gcloud projects add-iam-policy-binding %s --member=user:YOU --role=roles/iam.securityReviewer", cfg.Project),
+		})
+	}
+	if len(found) == 0 {
+		return []Finding{ok("%d permissions of the identities are there", len(all))}
+	}
+	return found
 }
 
 func (g *Google) access(ctx context.Context, cfg operator.Config, grant Grant) (string, error) {

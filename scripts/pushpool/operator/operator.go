@@ -31,6 +31,8 @@ type Config struct {
 	DeadLetterSubscriptions []string       `env:"DEAD_LETTER_SUBSCRIPTIONS" expect:"the ids of the subscriptions that dead letters are pulled from, separated by commas"`
 	WebhookURL              string         `env:"WEBHOOK_URL" expect:"the address of the function webhook"`
 	WebhookSecrets          install.Secret `env:"WEBHOOK_SECRETS" expect:"the secrets that Prefect may send to the webhook, separated by commas"`
+	ContainerKeySecret      string         `env:"CONTAINER_PREFECT_API_KEY_SECRET" expect:"the secret with the API key for flows, SECRET or SECRET:VERSION"`
+	ContainerAuthSecret     string         `env:"CONTAINER_PREFECT_API_AUTH_STRING_SECRET" expect:"the secret with the auth string for flows, SECRET or SECRET:VERSION"`
 	PrefectUIURL            string         `env:"PREFECT_UI_URL" expect:"the address of Prefect's user interface, such as https://prefect.example.com"`
 	// Environ is what the configuration was read from.
 	Environ []string

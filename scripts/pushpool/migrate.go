@@ -282,7 +282,7 @@ func (c *migrateBackCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.print(map[string]any{"moved": moved - len(left), "left": slices.Concat([]string{}, left)}, func(w io.Writer) {
+	return c.print(map[string]any{"moved": moved - len(left), "left": append([]string{}, left...)}, func(w io.Writer) {
 		for _, name := range left {
 			fmt.Fprintf(w, "left    %s: it is gone, or somebody moved it to another work pool\n", name)
 		}

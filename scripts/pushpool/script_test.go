@@ -3,7 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -55,15 +55,27 @@ func scripts(t *testing.T, dir string, environ []string) {
 			return nil
 		},
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun, "status": exitStatus, "deploy": deploy},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"publish": publishMessage, "until": until, "flow-run": nameFlowRun, "status": exitStatus, "deploy": deploy, "mask": mask},
+		UpdateScripts:       *update,
 	})
 }
 
-// publishMessage publishes a message on the topic flow-runs: publish DATA.
+// mask writes the standard output of the last command to the file out, without what differs each time.
+func mask(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(os.WriteFile(ts.MkAbs("out"), []byte(masked(ts.ReadFile("stdout"))), 0o600))
+}
+
+// publishMessage publishes a message with attributes: publish TOPIC DATA [NAME=VALUE…].
 func publishMessage(ts *testscript.TestScript, _ bool, args []string) {
-	body := fmt.Sprintf(`{"messages": [{"data": %q}]}`, base64.StdEncoding.EncodeToString([]byte(args[0])))
-	url := fmt.Sprintf("http://%s/v1/projects/%s/topics/flow-runs:publish", ts.Getenv("PUBSUB_EMULATOR_HOST"), ts.Getenv("GOOGLE_CLOUD_PROJECT"))
-	resp, err := http.Post(url, "application/json", strings.NewReader(body))
+	attributes := map[string]string{}
+	for _, a := range args[2:] {
+		name, value, _ := strings.Cut(a, "=")
+		attributes[name] = value
+	}
+	body, err := json.Marshal(map[string]any{"messages": []any{map[string]any{"data": []byte(args[1]), "attributes": attributes}}})
+	ts.Check(err)
+	url := fmt.Sprintf("http://%s/v1/projects/%s/topics/%s:publish", ts.Getenv("PUBSUB_EMULATOR_HOST"), ts.Getenv("GOOGLE_CLOUD_PROJECT"), args[0])
+	resp, err := http.Post(url, "application/json", bytes.NewReader(body))
 	ts.Check(err)
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
@@ -80,7 +92,8 @@ func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// deploy makes a deployment of the flow weather, with a schedule, and its work pool: deploy NAME WORK_POOL WORK_QUEUE.
+// deploy makes a deployment of the flow weather, with a schedule if not said otherwise, and its work pool:
+// deploy NAME WORK_POOL WORK_QUEUE [unscheduled].
 func deploy(ts *testscript.TestScript, _ bool, args []string) {
 	p, err := prefect.New(prefect.Config{APIURL: ts.Getenv("PREFECT_API_URL")})
 	ts.Check(err)
@@ -89,11 +102,12 @@ func deploy(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(p.CreateWorkPool(context.Background(), args[1], "cloud-run-v2", template))
 	flow, err := p.CreateFlow(context.Background(), "weather")
 	ts.Check(err)
-	_, err = p.CreateDeployment(context.Background(), prefect.NewDeployment{
-		Name: args[0], FlowID: flow.ID, WorkPool: args[1], WorkQueue: args[2],
+	d := prefect.NewDeployment{Name: args[0], FlowID: flow.ID, WorkPool: args[1], WorkQueue: args[2]}
+	if len(args) == 3 {
 		// The first is due soon, as migrate sees it, and not before a slow machine is done.
-		Schedules: []prefect.Schedule{{Interval: 170 * time.Second}},
-	})
+		d.Schedules = []prefect.Schedule{{Interval: 170 * time.Second}}
+	}
+	_, err = p.CreateDeployment(context.Background(), d)
 	ts.Check(err)
 }
 

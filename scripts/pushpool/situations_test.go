@@ -171,7 +171,7 @@ var situations = []struct {
 		w.api(http.MethodDelete, "/flow_runs/"+id, nil)
 		return id
 	}, "The flow run was deleted in Prefect while it was executed."},
-	{"a worker's", func(w world) string {
+	{"claimed by a worker", func(w world) string {
 		later := time.Now().Add(24 * time.Hour) // so that the dispatcher does not take it before
 		id := w.create("claimed-by-a-worker", created{ScheduledTime: &later})
 		if _, err := w.Prefect.SetState(w.ctx, id, prefect.Proposal{Type: flowrun.StatePending, TransitionID: uuid.NewString()}); err != nil {

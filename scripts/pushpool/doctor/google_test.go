@@ -283,6 +283,8 @@ func TestEachFindingSaysWhatWhyAndWhatToDo(t *testing.T) {
 		"quotas are far":     {"quota", cloud{points: map[string][]point{usage: {rate("write_requests", 20)}, limit: {rate("write_requests", 180)}}}, []string{"ok", "r: 20 of 180 write_requests", ""}},
 		"a quota is near":    {"quota", cloud{points: map[string][]point{usage: {rate("write_requests", 150)}, limit: {rate("write_requests", 180)}}}, []string{"warning", "r: 150 of 180 write_requests", "iam-admin/quotas"}},
 		"a quota is smaller": {"quota", cloud{points: map[string][]point{limit: {rate("write_requests", 60)}}}, []string{"problem", "CLOUD_RUN_WRITES_PER_MINUTE is 180, and r allows 60", "writes_per_minute = 60"}},
+		"job runs are fewer": {"quota", cloud{points: map[string][]point{limit: {rate("run.googleapis.com/job_run_requests", 60)}}}, []string{"problem", "CLOUD_RUN_WRITES_PER_MINUTE is 180, and r allows 60", "writes_per_minute = 60"}},
+		"no name is known":   {"quota", cloud{points: map[string][]point{limit: {rate("run.googleapis.com/mutations", 60)}}}, []string{"unknown", "none of Cloud Run's quotas has a name of writes or job runs", "iam-admin/quotas"}},
 		"nobody called":      {"quota", cloud{}, []string{"ok", "no call in the last hour", ""}},
 
 		"messages are taken":    {"wait", cloud{points: map[string][]point{waits: {of("flow-runs-dispatcher", 3)}, age: {of("flow-runs-dispatcher", 4)}}}, []string{"ok", "3 messages wait in flow-runs-dispatcher, the oldest for 4s", ""}},

@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -102,19 +103,32 @@ func compareQuotas(cfg operator.Config, used []*monitoring.TimeSeries, limit map
 			share, busiest = part, what
 		}
 	}
+	recognised := len(limit) == 0 // nobody has called yet, so nothing is written
 	for p, n := range limit {
-		if strings.Contains(p[1], "write") && slices.Contains(cfg.Regions, p[0]) && n < float64(cfg.WritesPerMinute) {
+		recognised = recognised || paces(p[1])
+		if paces(p[1]) && slices.Contains(cfg.Regions, p[0]) && n < float64(cfg.WritesPerMinute) {
 			found = append(found, Finding{
 				Status: Problem, What: fmt.Sprintf("CLOUD_RUN_WRITES_PER_MINUTE is %d, and %s allows %.0f %s", cfg.WritesPerMinute, p[0], n, p[1]),
 				Why: "launches are paced for a quota that is not there, so Cloud Run refuses some of them", Mend: fmt.Sprintf("terraform: cloud_run_quota = { writes_per_minute = %.0f }", n),
 			})
 		}
 	}
+	if !recognised {
+		found = append(found, unknown(errors.New("none of Cloud Run's quotas has a name of writes or job runs, so the configured one was not compared"),
+			"compare cloud_run_quota with https://console.cloud.google.com/iam-admin/quotas?service=run.googleapis.com&project="+cfg.Project))
+	}
 	if len(found) > 0 {
 		slices.SortFunc(found, func(a, b Finding) int { return cmp.Compare(a.What, b.What) })
 		return found
 	}
 	return []Finding{ok("%s", busiest)}
+}
+
+// paces reports whether a quota is of writes or of job runs. Google's pages name these quotas and
+// not their metrics, so any name that says so is taken.
+func paces(metric string) bool {
+	name := metric[strings.LastIndex(metric, "/")+1:]
+	return strings.Contains(name, "write") || strings.Contains(name, "job") && strings.Contains(name, "run")
 }
 
 // jobs counts the jobs of each region.

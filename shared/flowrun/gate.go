@@ -63,6 +63,8 @@ func (g Gate) held(now time.Time) bool { return g.LeaseHolder != "" && now.Befor
 type Deployment struct {
 	ID string `firestore:"id"`
 	Gate
+	// RefusedAt is when a flow run was last refused a slot that had been read to be free.
+	RefusedAt time.Time `firestore:"refusedAt"`
 	// Lead is learned from the starts of its flow runs, in nanoseconds.
 	Lead Lead `firestore:"lead"`
 }

@@ -14,8 +14,12 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
-// slotWait is longer than Prefect sets such a flow run's time ahead (30 s).
-const slotWait = 35 * time.Second
+const (
+	// slotWait is longer than Prefect sets such a flow run's time ahead (30 s).
+	slotWait = 35 * time.Second
+	// vainFor is how long after a proposal in vain whoever was refused lately is left alone.
+	vainFor = 30 * time.Second
+)
 
 // errInLine: the flow run waits for a slot of its deployment; whose turn it is, wakeDeployment decides.
 var errInLine = errors.New("the flow run waits for a slot of its deployment")
@@ -26,9 +30,14 @@ var errInLine = errors.New("the flow run waits for a slot of its deployment")
 // for each. A flow run that nobody proposed yet is proposed all the same: Prefect then shows
 // what it waits for, or cancels it, as the deployment's collision strategy says.
 func (l *Launcher) wakeDeployment(ctx context.Context, holder, id string) error {
+	var vain time.Time
 	g := gate{deploymentID: id, update: func(ctx context.Context, change func(flowrun.Gate) flowrun.Gate) error {
 		_, err := l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) {
 			d.Gate = change(d.Gate)
+			if vain.Before(d.RefusedAt) {
+				vain = d.RefusedAt
+			}
+			d.RefusedAt = vain
 			return d, nil
 		})
 		return err
@@ -36,12 +45,13 @@ func (l *Launcher) wakeDeployment(ctx context.Context, holder, id string) error 
 	pass := 0
 	return l.alone(ctx, holder, g, func(ctx context.Context) (bool, error) {
 		pass++
-		return l.nextOf(ctx, fmt.Sprintf("%s/%s/%d", holder, id, pass), id)
+		return l.nextOf(ctx, fmt.Sprintf("%s/%s/%d", holder, id, pass), id, &vain)
 	})
 }
 
-// nextOf is one pass of wakeDeployment; waits tells whether flow runs are left waiting.
-func (l *Launcher) nextOf(ctx context.Context, holder, id string) (waits bool, err error) {
+// nextOf is one pass of wakeDeployment; waits tells whether flow runs are left waiting. vain is
+// the deployment's RefusedAt.
+func (l *Launcher) nextOf(ctx context.Context, holder, id string, vain *time.Time) (waits bool, err error) {
 	d, err := l.catalog.Deployment(ctx, id)
 	if err != nil && flowrun.FaultOf(err) == flowrun.NotFound {
 		return false, l.cancelWaiting(ctx, holder, id)
@@ -61,20 +71,29 @@ func (l *Launcher) nextOf(ctx context.Context, holder, id string) (waits bool, e
 	if err != nil {
 		return true, err
 	}
-	var refused atomic.Bool
-	propose := func(kind string) func(int, prefect.FlowRun) error {
+	var refused, inVain atomic.Bool
+	propose := func(kind string, of *atomic.Bool) func(int, prefect.FlowRun) error {
 		return func(i int, fr prefect.FlowRun) error {
 			err := l.next(ctx, fmt.Sprintf("%s/%s%d", holder, kind, i), fr, &d)
 			if errors.Is(err, errInLine) {
-				refused.Store(true)
+				of.Store(true)
 				return nil
 			}
 			return err
 		}
 	}
-	first := slots.Take(runs)
+	now := l.cfg.Now()
+	first := slots.Take(slices.DeleteFunc(slices.Clone(runs), func(fr prefect.FlowRun) bool {
+		return now.Sub(*vain) < vainFor && !isDue(fr, now)
+	}))
 	first = first[:min(len(first), free(d))]
-	if err := each(ctx, first, propose("f")); err != nil {
+	err = each(ctx, first, propose("f", &inVain))
+	if inVain.Load() {
+		// Others were faster, and may be again: who was refused lately is not proposed for a while.
+		*vain = l.cfg.Now()
+		err = errors.Join(err, l.messages.DispatchAt(ctx, first[0].ID, vain.Add(vainFor), "slot"))
+	}
+	if err != nil {
 		return true, err
 	}
 	rest := slices.DeleteFunc(runs, func(fr prefect.FlowRun) bool {
@@ -84,8 +103,8 @@ func (l *Launcher) nextOf(ctx context.Context, holder, id string) (waits bool, e
 		// Where the pool has a limit, it may be that what they wait for.
 		return fr.StateName == prefect.AwaitingSlot || limited && !d.CancelsNew()
 	})
-	err = each(ctx, unseen, propose("r"))
-	return refused.Load() || len(rest) > len(unseen), err
+	err = each(ctx, unseen, propose("r", &refused))
+	return inVain.Load() || refused.Load() || len(rest) > len(unseen), err
 }
 
 // cancelWaiting claims the flow runs that wait for a slot of a deployment that is gone, which cancels

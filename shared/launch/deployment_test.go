@@ -1,10 +1,12 @@
 package launch_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -98,6 +100,47 @@ func TestWhoGetsASlotSoonerStartsSooner(t *testing.T) {
 	if answer.Status != prefect.StatusAccept {
 		t.Errorf("RUNNING is answered with %s, %s", answer.Status, answer.Delay)
 	}
+}
+
+// faster has something happen just before each proposal.
+type faster struct {
+	*prefect.Client
+	happens func()
+}
+
+func (f faster) SetState(ctx context.Context, id string, p prefect.Proposal) (prefect.Answer, error) {
+	f.happens()
+	return f.Client.SetState(ctx, id, p)
+}
+
+// Each refusal writes a state and an event: of two slots that others take at once, the second
+// is no reason to propose once more who was refused the first.
+func TestWhoIsRefusedInVainIsLeftAloneForAWhile(t *testing.T) {
+	r := newRig(t)
+	r.deploymentLimit(1, "")
+	ids := r.waiting(2)
+	waits := ids[1]
+	ahead := r.now().Add(time.Hour)
+	last := ids[0]
+	for range 2 {
+		next := r.flowRun(prefect.NewFlowRun{ScheduledTime: &ahead}).ID
+		r.flowRuns = faster{r.prefect, func() { r.set(next, flowrun.StatePending) }}
+		r.complete(last)
+		r.set(next, flowrun.StatePending) // where nobody was proposed
+		last = next
+	}
+	if got, n := r.state(waits), r.refusals(waits); got != "SCHEDULED/AwaitingConcurrencySlot" || n != 2 {
+		t.Errorf("it is %s, refused %d times; want AwaitingConcurrencySlot, once when it came and once in vain", got, n)
+	}
+	r.flowRuns = r.prefect
+	r.set(last, flowrun.StateRunning, flowrun.StateCompleted)
+	timers := r.messages.take()
+	if len(timers) != 1 || timers[0].FlowRunID != waits || timers[0].Cause != "slot" {
+		t.Fatalf("timers: %v", timers)
+	}
+	r.later(timers[0].At.Sub(r.now()))
+	r.must(r.dispatch(waits))
+	r.launchedOnce(waits)
 }
 
 func TestSlotsOfADeploymentGoByThePriorityOfQueues(t *testing.T) {

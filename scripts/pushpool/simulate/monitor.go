@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/prefect/prefecttest"
 )
 
@@ -58,7 +59,7 @@ type monitored struct {
 	returned  time.Time // when a container took a slot again that it had given up to wait
 	astray    bool      // claimed by whoever asked for what may start before the ledger was lost
 	starts    map[flowrun.LaunchID]int
-	refused   map[*installation]time.Time // when a proposal was last answered with AwaitingConcurrencySlot
+	refused   map[*installation]time.Time // when a proposal was last in vain while it waited for a slot
 }
 
 // alive are its containers, in order.
@@ -103,7 +104,7 @@ func (w *world) onState(c prefecttest.Change) {
 	switch c.To {
 	case flowrun.StateScheduled:
 		fr.scheduled = append(fr.scheduled, c.StateID)
-		if who.install != nil && c.Name == "AwaitingConcurrencySlot" {
+		if who.install != nil && c.Name == prefect.AwaitingSlot && fr.name == prefect.AwaitingSlot { // it was waiting before
 			if since, before := fr.refused[who.install]; before && time.Since(since) < slotInterval {
 				w.violate(OverLimit, label, "was proposed for its deployment's slot twice within %s", time.Since(since).Round(time.Second))
 			}

@@ -318,7 +318,7 @@ func testRegion(t *testing.T, l ledger.Ledger) {
 
 func testDeployment(t *testing.T, l ledger.Ledger) {
 	document(t, "Deployment", l.UpdateDeployment, func(id string) flowrun.Deployment { return flowrun.Deployment{ID: id} }, flowrun.Deployment{
-		ID: "d", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true}, Lead: flowrun.Lead(7 * time.Second),
+		ID: "d", Gate: flowrun.Gate{LeaseHolder: "h", LeaseUntil: at, Again: true, Waits: true}, RefusedAt: at, Lead: flowrun.Lead(7 * time.Second),
 	}, "d", func(d *flowrun.Deployment) { d.Waits = false })
 }
 

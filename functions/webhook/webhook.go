@@ -82,6 +82,8 @@ func (h *Webhook) receive(ctx context.Context, w http.ResponseWriter, r *http.Re
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return http.StatusUnauthorized, errors.New(`no valid secret; send the header "Authorization: Bearer SECRET" with a secret of this installation`)
 	}
+	deadline, _ := ctx.Deadline()
+	_ = http.NewResponseController(w).SetReadDeadline(deadline) // a recorder has none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		var large *http.MaxBytesError
@@ -92,7 +94,7 @@ func (h *Webhook) receive(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	m, err := message.Decode(body, nil)
 	if err != nil {
-		return http.StatusBadRequest, err
+		return http.StatusBadRequest, errors.New(strings.ReplaceAll(err.Error(), token(r), "(secret)")) // which it quotes from
 	}
 	event, ok := m.(message.PrefectEvent)
 	if !ok {
@@ -115,11 +117,19 @@ func (h *Webhook) receive(ctx context.Context, w http.ResponseWriter, r *http.Re
 // authorized compares with all secrets in constant time, so that neither which of them
 // matches nor how far it does shows in the time that the answer takes.
 func (h *Webhook) authorized(r *http.Request) bool {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	sum := sha256.Sum256([]byte(token))
+	sum := sha256.Sum256([]byte(token(r)))
 	match := 0
 	for _, s := range h.secrets {
 		match |= subtle.ConstantTimeCompare(sum[:], s[:])
 	}
-	return match == 1 && strings.EqualFold(scheme, "Bearer")
+	return match == 1
+}
+
+// token is what the request has for a secret.
+func token(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return token
 }

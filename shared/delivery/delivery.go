@@ -37,9 +37,10 @@ func (d Delivery) FirstMessageID() string {
 	return d.MessageID
 }
 
-// FirstPublishTime is when the message was first published, like FirstMessageID.
+// FirstPublishTime is when the message was first published, like FirstMessageID. Whoever
+// publishes cannot make a message younger than it is.
 func (d Delivery) FirstPublishTime() time.Time {
-	if t, err := time.Parse(time.RFC3339Nano, d.Attributes[AttrFirstPublishTime]); err == nil {
+	if t, err := time.Parse(time.RFC3339Nano, d.Attributes[AttrFirstPublishTime]); err == nil && t.Before(d.PublishTime) {
 		return t
 	}
 	return d.PublishTime

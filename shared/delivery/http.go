@@ -20,6 +20,8 @@ import (
 const (
 	// maxBody bounds a push body: Pub/Sub's 10 MB of data in base64, and attributes.
 	maxBody = 15 << 20
+	// readTimeout bounds the time that a body takes to come.
+	readTimeout = 30 * time.Second
 	// publishTimeout bounds the publication to the dead-letter topic.
 	publishTimeout = 10 * time.Second
 	// maxAttribute is Pub/Sub's bound on an attribute's value, in bytes.
@@ -233,6 +235,7 @@ func read(w http.ResponseWriter, r *http.Request) (Delivery, *result) {
 	if r.Method != http.MethodPost {
 		return bad(http.StatusMethodNotAllowed, fmt.Errorf("method %s: use POST", r.Method))
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a recorder has none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		var large *http.MaxBytesError

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
+	"github.com/pushpool/pushpool/shared/jobtemplate"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -246,4 +247,47 @@ func TestAFlowRunThatIsNotOursIsLeftAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAnEndThatNamesAnothersFlowRunChangesNothing holds that an entry is a hint: whatever flow run
+// and launch it names, what is not ours, or not this launch's, is neither told nor stopped.
+func TestAnEndThatNamesAnothersFlowRunChangesNothing(t *testing.T) {
+	anothers := func(r *rig, id string) {
+		scheduled := r.read(id).StateID
+		r.propose(id, prefect.Proposal{Type: flowrun.StatePending, TransitionID: string(flowrun.NewLaunchID("other-project/pushpool", id, scheduled))})
+		r.set(id, flowrun.StateRunning)
+	}
+	for name, claim := range map[string]func(r *rig, id string){
+		"a worker's": func(r *rig, id string) {
+			r.propose(id, prefect.Proposal{Type: flowrun.StatePending, TransitionID: uuid.NewString()})
+			r.set(id, flowrun.StateRunning)
+		},
+		"another installation's":     anothers,
+		"nobody's yet":               func(*rig, string) {},
+		"ours, of another launch":    func(r *rig, id string) { r.launch(id); r.bring(id, flowrun.StateRunning) },
+		"one that completed already": func(r *rig, id string) { r.launch(id); r.set(id, flowrun.StateRunning, flowrun.StateCompleted) },
+	} {
+		for _, kind := range []flowrun.OutcomeKind{flowrun.ExitCode, flowrun.Cancelled, flowrun.Platform, flowrun.Deleted} {
+			t.Run(name+", "+string(kind), func(t *testing.T) {
+				r := newRig(t)
+				fr := r.flowRun()
+				forged := flowrun.Launch{LaunchID: flowrun.NewLaunchID(install, fr.ID, uuid.NewString()), Region: region}
+				forged.JobName = jobtemplate.JobID(fr.Name, forged.LaunchID)
+				claim(r, fr.ID)
+				before := r.read(fr.ID)
+				err := r.ended(fr.ID, forged, kind)
+				if diff := cmp.Diff(before, r.read(fr.ID)); diff != "" || r.told.Load() != 0 || r.cloudRun.stopped != nil {
+					t.Errorf("%v; %d proposals, stopped %v: %s", err, r.told.Load(), r.cloudRun.stopped, diff)
+				}
+			})
+		}
+	}
+	t.Run("one that does not exist", func(t *testing.T) {
+		r := newRig(t)
+		forged := flowrun.Launch{LaunchID: flowrun.NewLaunchID(install, uuid.NewString(), uuid.NewString()), Region: region, JobName: "pp-forged"}
+		err := r.ended(uuid.NewString(), forged, flowrun.ExitCode)
+		if r.told.Load() != 0 || r.cloudRun.stopped != nil {
+			t.Errorf("%v; %d proposals, stopped %v", err, r.told.Load(), r.cloudRun.stopped)
+		}
+	})
 }

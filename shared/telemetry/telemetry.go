@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 )
 
 // Keys that Cloud Logging takes out of a JSON line and understands
@@ -36,10 +37,20 @@ func NewLogger(w io.Writer, project string, level slog.Leveler) *slog.Logger {
 	return slog.New(&handler{base: base, project: project})
 }
 
-// replace renames slog's own keys and prints durations as "1.5s" instead of nanoseconds.
+// maxValue bounds a text, in bytes: a line of more than 256 KiB is no line to Cloud Logging.
+const maxValue = 16 << 10
+
+// replace renames slog's own keys, prints durations as "1.5s" instead of nanoseconds, and cuts
+// texts, whose length may be somebody else's choice.
 func replace(groups []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.StringValue(err.Error())
+	}
+	if a.Value.Kind() == slog.KindString && len(a.Value.String()) > maxValue {
+		a.Value = slog.StringValue(strings.ToValidUTF8(a.Value.String()[:maxValue], "") + "…")
 	}
 	if len(groups) > 0 {
 		return a

@@ -53,6 +53,12 @@ func TestLines(t *testing.T) {
 			func(l *slog.Logger) { l.Error("m", "d", 1500*time.Millisecond, "error", errors.New("a\nb")) },
 			map[string]any{"severity": "ERROR", "message": "m", "d": "1.5s", "error": "a\nb"},
 		},
+		"what is too long is cut": {
+			func(l *slog.Logger) {
+				l.Error("m", "a", strings.Repeat("é", 1<<20), "error", errors.New(strings.Repeat("x", 1<<20)))
+			},
+			map[string]any{"severity": "ERROR", "message": "m", "a": strings.Repeat("é", 8<<10) + "…", "error": strings.Repeat("x", 16<<10) + "…"},
+		},
 		"a flow run in the record": {func(l *slog.Logger) { l.Info("m", "flow_run_id", "f") }, with(nil)},
 		"a flow run of the logger": {func(l *slog.Logger) { l.With("flow_run_id", "f").Info("m") }, with(nil)},
 		"a flow run of the line":   {func(l *slog.Logger) { l.InfoContext(line, "m") }, with(nil)},

@@ -116,10 +116,24 @@ func (w *world) onState(c prefecttest.Change) {
 	if c.From == flowrun.StateScheduled && c.To == flowrun.StateRunning {
 		fr.returned = time.Now()
 	}
+	w.checkRecovery(fr, c.To)
 	fr.state, fr.name, fr.since = c.To, c.Name, time.Now()
 	w.lastChange = fr.since
 	if c.To == flowrun.StatePending && who.install != nil {
 		w.checkLimits(fr, who.task)
+	}
+}
+
+// checkRecovery holds that, faults over, a flow run that waits for nobody goes on in time.
+func (w *world) checkRecovery(fr *flowRun, to flowrun.StateType) {
+	since := fr.since
+	if w.faultsUntil.After(since) {
+		since = w.faultsUntil
+	}
+	d := w.deployments[fr.deployment]
+	waits := d.pool != free || d.limit > 0
+	if took := time.Since(since); !waits && !w.leaving && took > settleTime+slowest+twoSweeps && fr.state != "" && !fr.deleted && !fr.state.Terminal() {
+		w.violate(Unhealed, fr.label, "became %s after %s as %s", to, took.Round(time.Second), fr.state)
 	}
 }
 

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -9,10 +10,10 @@ import (
 )
 
 // maxTries bounds the runs that go into shrinking one schedule.
-const maxTries = 80
+const maxTries = 400
 
 // maxTime bounds the time for it.
-const maxTime = time.Minute
+const maxTime = 3 * time.Minute
 
 // Shrunk is a failing world with as few flow runs and faults as were found to bring it about.
 type Shrunk struct {
@@ -42,7 +43,7 @@ func Shrink(t *testing.T, o Options, failed World) Shrunk {
 		all = append(all, fmt.Sprintf("fr-%d", n))
 	}
 	o.only = set(failed.Schedule)
-	smaller(all, func(kept []string) bool {
+	flowRuns := func(kept []string) bool {
 		without := set(all)
 		for _, label := range kept {
 			delete(without, label)
@@ -54,8 +55,8 @@ func Shrink(t *testing.T, o Options, failed World) Shrunk {
 		}
 		o = n
 		return true
-	})
-	smaller(best.Schedule, func(kept []string) bool {
+	}
+	strikes := func(kept []string) bool {
 		n := o
 		n.only = set(kept)
 		if !fails(n) {
@@ -63,7 +64,18 @@ func Shrink(t *testing.T, o Options, failed World) Shrunk {
 		}
 		o = n
 		return true
-	})
+	}
+	// Mostly it takes what is about the flow run that it happened to, and no other.
+	label := failed.Violations[0].FlowRun
+	if left := []string{label}; label == "" || !flowRuns(left) {
+		smaller(all, flowRuns)
+	}
+	schedule := best.Schedule
+	of := regexp.MustCompile(`\b` + label + `\b`)
+	if about := slices.DeleteFunc(slices.Clone(schedule), func(name string) bool { return !of.MatchString(name) }); strikes(about) {
+		schedule = about
+	}
+	smaller(schedule, strikes)
 	o.Trace = true
 	best.World = Run(t, o)
 	return best

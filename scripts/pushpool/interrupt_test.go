@@ -13,7 +13,7 @@ import (
 )
 
 // endless are the commands that end when they are told to, or that have no data to print.
-var endless = []string{"serve", "local", "demo", "drill", "bench", "completion", "read-event"}
+var endless = []string{"serve", "local", "demo", "drill", "soak", "bench", "completion", "read-event"}
 
 // TestEveryCommandSaysThatItWaitsAndEndsByCtrlC holds against an installation of which nothing ever
 // answers: progress after two seconds, and after Ctrl-C the end, as an interruption. The table has

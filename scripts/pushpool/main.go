@@ -33,6 +33,7 @@ type command struct {
 	Local localCommand `cmd:"" help:"Run everything on this machine until Ctrl-C: Prefect, Pub/Sub, Cloud Tasks, Cloud Run Jobs, the four functions."`
 	Demo  demoCommand  `cmd:"" help:"Show flow runs going through the local stack, one scenario after the other."`
 	Drill drillCommand `cmd:"" help:"Take away what the local stack stands on, under a hundred flow runs, and check that all end true."`
+	Soak  soakCommand  `cmd:"" help:"Run the local stack under load for some time while everything goes wrong: all flow runs end true, memory and goroutines stay flat."`
 	Sweep sweepCommand `cmd:"" help:"Show what differs between Prefect, Cloud Run and the ledger, and what the reconciler would do about it."`
 	Bench benchCommand `cmd:"" help:"Measure the local stack: one JSON object in a line for each figure."`
 
@@ -167,7 +168,7 @@ func (c *demoCommand) Run(ctx context.Context) error {
 
 type drillCommand struct {
 	stackFlags
-	Drill []int `arg:"" optional:"" help:"The drills: 1 loses every event, 2 deletes the ledger, 3 watches what Prefect shows as ready; all if none is given."`
+	Drill []int `arg:"" optional:"" help:"The drills: 1 loses every event, 2 deletes the ledger, 3 watches what Prefect shows as ready, 4 kills the functions again and again; all if none is given."`
 }
 
 // Help shows examples.
@@ -184,6 +185,32 @@ Examples:
 // Run does the drills.
 func (c *drillCommand) Run(ctx context.Context) error {
 	ok, err := demo.Drill(ctx, os.Stdout, c.options(), c.Drill)
+	if err == nil && !ok {
+		return errQuiet
+	}
+	return err
+}
+
+type soakCommand struct {
+	stackFlags
+	For time.Duration `help:"How long." default:"10m"`
+}
+
+// Help shows examples.
+func (soakCommand) Help() string {
+	return `Two processes serve the functions, with their ledger in the Firestore emulator of the Google Cloud SDK: one is killed every few seconds,
+the other one measured. The last line is a JSON object; the exit status is 1 if a flow run ended wrong, or memory or goroutines grew from
+the first third of the time to the last.
+
+Examples:
+
+  pushpool soak --light-flow
+  pushpool soak --embedded --for 1m`
+}
+
+// Run soaks.
+func (c *soakCommand) Run(ctx context.Context) error {
+	ok, err := demo.Soak(ctx, os.Stdout, c.options(), c.For)
 	if err == nil && !ok {
 		return errQuiet
 	}

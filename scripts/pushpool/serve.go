@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/pushpool/pushpool/functions"
@@ -16,7 +18,8 @@ import (
 )
 
 type serveCommand struct {
-	Addr string `help:"Where to listen." default:"127.0.0.1:8080" env:"PUSHPOOL_ADDR"`
+	Addr        string `help:"Where to listen." default:"127.0.0.1:8080" env:"PUSHPOOL_ADDR"`
+	ShowProcess bool   `hidden:"" help:"Tell at /process what memory and goroutines are in use." env:"PUSHPOOL_SHOW_PROCESS"`
 }
 
 // Help shows examples.
@@ -46,6 +49,9 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	if os.Getenv("LEDGER") == "memory" { // which nobody else can look into
 		mux.Handle("GET /ledger/{id}", operator.Show(memory))
 	}
+	if c.ShowProcess {
+		mux.HandleFunc("GET /process", showProcess)
+	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w; choose another address with --addr", c.Addr, err)
@@ -65,4 +71,12 @@ func (c *serveCommand) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// showProcess tells what is in use once what is not has been collected.
+func showProcess(w http.ResponseWriter, _ *http.Request) {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	_ = json.NewEncoder(w).Encode(map[string]any{"heap": m.HeapAlloc, "goroutines": runtime.NumGoroutine()})
 }

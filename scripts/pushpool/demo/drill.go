@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ var drills = []scenario{
 	{"every event lost, of a hundred flow runs", everyEventLost},
 	{"the ledger deleted, twice, under a hundred flow runs", ledgerDeleted},
 	{"READY for five minutes, with nothing to do", staysReady},
+	{"the functions killed again and again, of a hundred flow runs", functionsKilled},
 }
 
 // deadlines is the longest that the reconciler lets anything be before its sweep repairs it:
@@ -325,6 +327,37 @@ func ledgerDeleted(ctx context.Context, d *demo) (figures, error) {
 		return figures{}, err
 	}
 	c.tell()
+	return figures{}, nil
+}
+
+// functionsKilled holds that a hundred flow runs come to their true ends while the functions are
+// killed by SIGKILL again and again, and messages and calls to Cloud Run go wrong.
+func functionsKilled(ctx context.Context, d *demo) (figures, error) {
+	var t trouble
+	end := t.begin(ctx, d.Stack, d.Functions)
+	c, err := d.gather(ctx)
+	if err == nil {
+		err = c.launched(ctx, len(c.all))
+	}
+	if err == nil {
+		err = c.strike(ctx)
+	}
+	err = errors.Join(err, end())
+	if err == nil {
+		err = c.until(ctx, "have come to their end", len(c.all), (*fated).over)
+	}
+	if err == nil {
+		err = c.wrong()
+	}
+	if err != nil {
+		return figures{}, err
+	}
+	c.tell()
+	var said []string
+	for _, kind := range slices.Sorted(maps.Keys(t.counts())) {
+		said = append(said, fmt.Sprintf("%d %s", t.counts()[kind], strings.ReplaceAll(kind, "_", " ")))
+	}
+	d.say("%s", strings.Join(said, ", "))
 	return figures{}, nil
 }
 

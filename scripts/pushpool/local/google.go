@@ -126,6 +126,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("RETRY_DELAY", "1s") // so that nobody has to watch it
 	set("REPORT_GRACE", "2s")
 	set("GONE_AFTER", "2s")
+	set("PUSHPOOL_SHOW_PROCESS", "true")
 	set("PATH", os.Getenv("PATH"))
 	return environ, nil
 }

@@ -9,6 +9,8 @@ import (
 
 	"cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
@@ -57,5 +59,8 @@ func (s *Stack) keepDeadLetters(ctx context.Context) error {
 		Topic: fmt.Sprintf("projects/%s/topics/%s", s.Project, TopicDeadLetter), AckDeadlineSeconds: 60,
 		MessageRetentionDuration: durationpb.New(7 * 24 * time.Hour),
 	})
+	if status.Code(err) == codes.AlreadyExists { // of another stack on the same emulator
+		return nil
+	}
 	return err
 }

@@ -255,6 +255,7 @@ func (s *Stack) counted() (string, error) {
 			}
 			return nil
 		},
+		ErrorHandler: badGateway,
 	})
 	s.later(proxy.Close)
 	return proxy.URL + target.Path, nil

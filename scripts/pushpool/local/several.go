@@ -31,6 +31,7 @@ func (s *Stack) startOthers(ctx context.Context) error {
 		}
 		f := &Functions{addr: fmt.Sprintf("127.0.0.1:%d", port), environ: s.Functions.environ, output: s.Output}
 		s.later(f.Stop)
+		s.Others = append(s.Others, f)
 		if err := f.Start(ctx); err != nil {
 			return err
 		}
@@ -52,8 +53,14 @@ func (s *Stack) startOthers(ctx context.Context) error {
 
 func proxyTo(addr string) *httputil.ReverseProxy {
 	p := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: addr})
-	p.Transport = &http.Transport{MaxIdleConnsPerHost: 100}
+	p.Transport = &http.Transport{MaxIdleConnsPerHost: 100, IdleConnTimeout: 5 * time.Second}
+	p.ErrorHandler = badGateway
 	return p
+}
+
+// badGateway answers for a process that died, without a line: it is killed on purpose.
+func badGateway(w http.ResponseWriter, _ *http.Request, _ error) {
+	w.WriteHeader(http.StatusBadGateway)
 }
 
 // startFirestore starts the Firestore emulator of the Google Cloud SDK, which several

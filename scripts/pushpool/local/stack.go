@@ -99,6 +99,7 @@ type Stack struct {
 	CloudRun  *cloudruntest.Server // nil where CLOUD_RUN_EMULATOR_HOST names another
 	Tasks     *timertest.Server    // nil where CLOUD_TASKS_EMULATOR_HOST names another
 	Functions *Functions
+	Others    []*Functions // with more than one of Options.Processes
 	FlowRuns  *publish.Topic
 
 	apiURL     string

@@ -190,10 +190,14 @@ func (w *world) rival(fr *flowRun) {
 	w.pubsub.publish("rival-flow-runs", []byte(`{"flow_run_id":"`+fr.id+`"}`), nil)
 }
 
-// suspended has a person resume the flow run some minutes later.
+// suspended has a person resume the flow run some minutes later, once Prefect shows that it waits.
 func (w *world) suspended(fr *flowRun) {
 	w.loop.at(time.Now().Add(between(w.dice.of("resume "+fr.label), 30*time.Second, 4*time.Minute)), "resume "+fr.label, func() {
-		if !fr.deleted {
+		switch {
+		case fr.deleted:
+		case fr.state == flowrun.StateRunning: // its container has not come through to Prefect yet
+			w.suspended(fr)
+		default:
 			w.api(actor{}, http.MethodPost, "/flow_runs/"+fr.id+"/resume", map[string]any{})
 		}
 	})

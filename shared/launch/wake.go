@@ -25,9 +25,23 @@ func (l *Launcher) Wake(ctx context.Context, holder string, w message.Wake) erro
 		errs = append(errs, l.wakeDeployment(ctx, holder, w.DeploymentID))
 	}
 	if l.pools[w.WorkPool] {
-		errs = append(errs, l.wakePool(ctx, holder, w.WorkPool))
+		wake := l.wakePool
+		if w.Ready {
+			wake = l.showReady
+		}
+		errs = append(errs, wake(ctx, holder, w.WorkPool))
 	}
 	return errors.Join(errs...)
+}
+
+// showReady asks Prefect what is scheduled in the pool, by which it sees that it is served, and
+// wakes the pool where something is: there is no other call to Prefect where nothing is.
+func (l *Launcher) showReady(ctx context.Context, holder, pool string) error {
+	runs, err := l.queue.ScheduledFlowRuns(ctx, pool, l.cfg.Now(), 1)
+	if err != nil || len(runs) == 0 {
+		return err
+	}
+	return l.wakePool(ctx, holder, pool)
 }
 
 // gate is where somebody waits for a slot.

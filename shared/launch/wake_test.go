@@ -144,6 +144,27 @@ func TestOneHandlerAsksForAllThatComeMeanwhile(t *testing.T) {
 	}
 }
 
+// TestToShowAPoolReadyPrefectIsAskedOnce holds that nothing else is where nothing waits, and that
+// what waits is launched.
+func TestToShowAPoolReadyPrefectIsAskedOnce(t *testing.T) {
+	r := newRig(t)
+	a := &asking{Client: r.prefect, do: func(int) error { return nil }}
+	r.flowRuns = a
+	before := r.calls.Load()
+	ready := func() error {
+		return r.launcher.Wake(t.Context(), r.holder(), message.Wake{WorkPool: "etl", Ready: true})
+	}
+	r.must(ready())
+	if calls := r.calls.Load() - before; calls != 1 || a.asked != 1 || r.pool().Gate != (flowrun.Gate{}) {
+		t.Errorf("%d calls, asked %d times, and the ledger has %+v", calls, a.asked, r.pool().Gate)
+	}
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.must(ready())
+	if got := r.pending([]string{fr.ID}); len(got) != 1 {
+		t.Error("what waited was not launched")
+	}
+}
+
 // come wakes the pool as another handler does while the first holds it.
 func (r *rig) come(really bool) error {
 	if !really {

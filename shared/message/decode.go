@@ -99,7 +99,12 @@ func decodeWake(object map[string]any) (any, error) {
 		id, err := uuidField(object, "deployment_id", "deployment")
 		w.DeploymentID, errs = id, append(errs, err)
 	}
-	if err := errors.Join(append(errs, others(object, "work_pool", "deployment_id"))...); err != nil {
+	if v, ok := object["ready"]; ok {
+		if w.Ready, ok = v.(bool); !ok {
+			errs = append(errs, wrong("ready", describe(v), "write true or false"))
+		}
+	}
+	if err := errors.Join(append(errs, others(object, "work_pool", "deployment_id", "ready"))...); err != nil {
 		return nil, err
 	}
 	return w, nil

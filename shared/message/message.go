@@ -21,9 +21,13 @@ type RunRequest struct {
 // Dispatch asks to look at a flow run now.
 type Dispatch struct{ FlowRunID string }
 
-// Wake tells that a slot of a work pool, of a deployment, or of both came free. One of the
-// fields at least is set.
-type Wake struct{ WorkPool, DeploymentID string }
+// Wake tells that a slot of a work pool, of a deployment, or of both came free. One of them at
+// least is set. Ready: nobody says that a slot came free; Prefect is to be asked once what is
+// scheduled, which is how it sees that the pool's queues and deployments are served.
+type Wake struct {
+	WorkPool, DeploymentID string
+	Ready                  bool
+}
 
 // PrefectEvent tells that a flow run changed state. It is a hint: read the flow run.
 type PrefectEvent struct {
@@ -43,6 +47,7 @@ type dispatchJSON struct {
 type wakeJSON struct {
 	WorkPool     string `json:"work_pool,omitempty"`
 	DeploymentID string `json:"deployment_id,omitempty"`
+	Ready        bool   `json:"ready,omitempty"`
 }
 
 // EncodeDispatch returns the JSON that Decode reads as d.

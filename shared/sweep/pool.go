@@ -21,7 +21,7 @@ func (s *Sweeper) ready(ctx context.Context, pool string) error {
 		if _, err := s.pools.ScheduledFlowRuns(ctx, pool, now, 1); err != nil {
 			return err
 		}
-		if err := s.messages.WakeAt(ctx, message.Wake{WorkPool: pool}, now.Add(readyAgain), "ready"); err != nil {
+		if err := s.messages.WakeAt(ctx, message.Wake{WorkPool: pool, Ready: true}, now.Add(readyAgain), "ready"); err != nil {
 			return err
 		}
 	}

@@ -126,8 +126,7 @@ func (messages) Wake(context.Context, message.Wake) error                    { r
 func (m messages) WakeAt(ctx context.Context, w message.Wake, at time.Time, _ string) error {
 	time.AfterFunc(time.Until(at), func() {
 		ctx := context.WithoutCancel(ctx)
-		_, _ = m.prefect.ScheduledFlowRuns(ctx, w.WorkPool, time.Now(), 50)
-		_, _ = m.prefect.Limited(ctx, w.WorkPool)
+		_, _ = m.prefect.ScheduledFlowRuns(ctx, w.WorkPool, time.Now(), 1)
 	})
 	return nil
 }

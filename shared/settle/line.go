@@ -18,7 +18,11 @@ const (
 	lineLaunch  = "launch finished"   // it will be launched again, or goes on elsewhere
 )
 
-// finished writes the one line about a launch that is over; state is the flow run's now.
+// stateDeleted is what a line has for the state of a flow run that Prefect has no more.
+const stateDeleted flowrun.StateType = "DELETED"
+
+// finished writes the one line about a launch that is over, or about a flow run that ended while
+// it had none; state is the flow run's now.
 // The keys are stable: metrics are made of them. Durations are in seconds, and left out where
 // one of their ends is not known:
 //
@@ -29,7 +33,7 @@ const (
 //	vcpu_s, gib_s, cost_usd_estimate   flowrun.Usage; an estimate at list price
 func (s *Settler) finished(ctx context.Context, rec flowrun.Record, state flowrun.StateType) {
 	message := lineLaunch
-	if state.Terminal() {
+	if state.Terminal() || state == stateDeleted {
 		message = lineFlowRun
 	}
 	l := rec.Launch

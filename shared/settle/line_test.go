@@ -2,6 +2,8 @@ package settle_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +127,110 @@ func TestOneLineTellsALaunchFromItsRequestToItsEnd(t *testing.T) {
 				if in, _ := want[key].(string); got != in {
 					t.Errorf("the ledger has %s %q, the line %q", key, got, in)
 				}
+			}
+		})
+	}
+}
+
+// TestEachFlowRunThatEndsHasOneLine holds that it has, whichever way it ends, once more looks and
+// deliveries than it takes have been made.
+func TestEachFlowRunThatEndsHasOneLine(t *testing.T) {
+	running := func(r *rig, id string, then ...flowrun.StateType) flowrun.Launch {
+		l := r.launch(id)
+		r.bring(id, flowrun.StateRunning)
+		r.set(id, then...)
+		return l
+	}
+	// exits ends the execution, of which an event tells.
+	exits := func(r *rig, id string, l flowrun.Launch, kind flowrun.OutcomeKind) {
+		r.cloudRun.end(l, kind, r.now())
+		_ = r.ended(id, l, kind)
+	}
+	remove := func(r *rig, id string) { r.send(http.MethodDelete, "/flow_runs/"+id, nil) }
+	for rule, tt := range map[string]struct {
+		end            func(r *rig, id string)
+		state, outcome string
+	}{
+		"the flow told its end": {func(r *rig, id string) {
+			exits(r, id, running(r, id, flowrun.StateCompleted), flowrun.Succeeded)
+		}, "COMPLETED", "succeeded"},
+		"the flow told its end, and the ledger was lost": {func(r *rig, id string) {
+			l := running(r, id, flowrun.StateFailed)
+			r.ledger.lose()
+			exits(r, id, l, flowrun.Succeeded)
+		}, "FAILED", "succeeded"},
+		"the flow told its end while we told another": {func(r *rig, id string) {
+			l := running(r, id)
+			p := r.prefect
+			r.prefect = stalling{p, func() { r.set(id, flowrun.StateCompleted); r.prefect = p }}
+			exits(r, id, l, flowrun.ExitCode)
+		}, "COMPLETED", "exit_code"},
+		"its container did not": {func(r *rig, id string) { exits(r, id, running(r, id), flowrun.Signal) }, "CRASHED", "signal"},
+		"its container did not, and Prefect was down": {func(r *rig, id string) {
+			l := running(r, id)
+			r.down.Store(true)
+			exits(r, id, l, flowrun.Signal)
+			r.down.Store(false)
+			r.later(lease)
+		}, "CRASHED", "signal"},
+		"its execution is gone": {func(r *rig, id string) {
+			r.cloudRun.vanish(running(r, id))
+			r.must(r.look(id))
+		}, "CRASHED", "deleted"},
+		"its job cannot be made": {func(r *rig, id string) {
+			r.claimed(id)
+			r.apply(id, flowrun.Rejected{Holder: "launcher", Report: &flowrun.Report{Type: flowrun.StateCrashed}})
+		}, "CRASHED", "rejected"},
+		"it was cancelled while it ran": {func(r *rig, id string) {
+			l := running(r, id, flowrun.StateCancelling)
+			r.must(r.look(id))
+			exits(r, id, l, flowrun.Cancelled)
+		}, "CANCELLED", "cancelled"},
+		"it was cancelled before it started": {func(r *rig, id string) {
+			r.claimed(id)
+			r.set(id, flowrun.StateCancelling)
+		}, "CANCELLED", "cancelled"},
+		"it was cancelled while it waited for its next launch": {func(r *rig, id string) {
+			exits(r, id, r.launch(id), flowrun.Platform)
+			if got := r.state(id); got != flowrun.StateScheduled {
+				r.t.Fatalf("%s, want it to wait for its retry", got)
+			}
+			r.set(id, flowrun.StateCancelling)
+		}, "CANCELLED", "cancelled"},
+		"it was deleted while it ran": {func(r *rig, id string) {
+			l := running(r, id)
+			remove(r, id)
+			r.must(r.look(id))
+			exits(r, id, l, flowrun.Cancelled)
+		}, "DELETED", "cancelled"},
+		"it was deleted before its end was told": {func(r *rig, id string) {
+			l := running(r, id)
+			r.down.Store(true)
+			exits(r, id, l, flowrun.ExitCode)
+			remove(r, id)
+			r.later(lease)
+		}, "DELETED", "exit_code"},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			r := newRig(t, budgets)
+			fr := r.flowRun()
+			tt.end(r, fr.ID)
+			for range 3 {
+				r.later(grace)
+				r.must(r.look(fr.ID))
+			}
+			var got []string
+			for _, line := range r.finished() {
+				if line["message"] != "flow run finished" {
+					continue
+				}
+				got = append(got, fmt.Sprint(line["state_type"], " ", line["outcome"]))
+				if line["flow_run_id"] != fr.ID || line["work_pool"] != "etl" {
+					t.Errorf("a line about flow run %v of work pool %v", line["flow_run_id"], line["work_pool"])
+				}
+			}
+			if diff := cmp.Diff([]string{tt.state + " " + tt.outcome}, got); diff != "" {
+				t.Errorf("flow runs finished (-want +got):\n%s", diff)
 			}
 		})
 	}

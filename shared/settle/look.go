@@ -42,7 +42,9 @@ func (s *Settler) Claim(ctx context.Context, fr prefect.FlowRun, rec flowrun.Rec
 	}
 	switch fr.StateType {
 	case flowrun.StateCompleted, flowrun.StateFailed, flowrun.StateCancelled:
-		return Claim{LaunchID: rec.LaunchID}, nil // nothing is ever written over these
+		if rec.Status != flowrun.StatusNone {
+			return Claim{LaunchID: rec.LaunchID}, nil // nothing is ever written over these
+		}
 	}
 	states, err := s.prefect.FlowRunStates(ctx, fr.ID)
 	if err != nil {

@@ -181,7 +181,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 	if rec.Status.Over() {
 		// The ledger has its verdict and Prefect was told; or nothing was ever launched.
 		if fr.StateType == flowrun.StateCancelling && c.Ours {
-			return s.cancelled(ctx, fr)
+			return s.cancelled(ctx, rec, fr)
 		}
 		return s.foreign(ctx, holder, rec, fr, c)
 	}

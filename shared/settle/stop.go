@@ -53,7 +53,10 @@ func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f
 // deleted deals with a flow run that Prefect no longer has: nobody is left to be told.
 func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record, told *Ending) error {
 	if rec.Unreported() {
-		_, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
+		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
+		if err == nil {
+			s.finished(ctx, rec, stateDeleted)
+		}
 		return err
 	}
 	if rec.Status.Over() {
@@ -75,24 +78,34 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 			told = &Ending{LaunchID: rec.LaunchID, Execution: s.name(rec.Launch), Outcome: flowrun.Outcome{Kind: flowrun.Deleted}}
 		}
 	}
-	_, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
+	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
 		Holder: holder, LaunchID: told.LaunchID, ExecutionName: told.Execution.String(), Outcome: told.Outcome,
-		StartedAt: told.StartedAt, EndedAt: told.EndedAt, Reason: "the flow run was deleted in Prefect",
+		StartedAt: told.StartedAt, EndedAt: told.EndedAt, Resources: told.Resources, Reason: "the flow run was deleted in Prefect",
 	})
 	if errors.Is(err, flowrun.ErrDone) {
 		return nil
+	}
+	if err == nil {
+		s.finished(ctx, rec, stateDeleted)
 	}
 	return err
 }
 
 // cancelled ends a flow run that is CANCELLING after its last launch was over, while it
 // waited for the next one: Prefect asks us to cancel it for the infrastructure_pid of the last.
-func (s *Settler) cancelled(ctx context.Context, fr prefect.FlowRun) error {
-	_, err := s.prefect.SetState(ctx, fr.ID, prefect.Proposal{
+func (s *Settler) cancelled(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun) error {
+	answer, err := s.prefect.SetState(ctx, fr.ID, prefect.Proposal{
 		Type: flowrun.StateCancelled, Message: "The flow run was cancelled. Nothing of it was being executed.",
 	})
 	if err != nil {
 		return err
+	}
+	if answer.Status == prefect.StatusAccept {
+		// The times of its last launch are in that one's line.
+		rec.Launch = flowrun.Launch{
+			WorkPool: fr.WorkPoolName, DeploymentID: fr.DeploymentID, RequestedAt: fr.Created, Outcome: flowrun.Cancelled, FinalAt: s.cfg.Now(),
+		}
+		s.finished(ctx, rec, flowrun.StateCancelled)
 	}
 	return s.messages.Freed(ctx, fr.WorkPoolName, fr.DeploymentID)
 }

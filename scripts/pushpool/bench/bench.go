@@ -41,6 +41,8 @@ type bench struct {
 	name    string
 	out     io.Writer
 	options local.Options
+	// figures that were written; of one that was written again, that which is further from its bar.
+	figures map[string]float64
 }
 
 // stack is a stack that a benchmark measures.
@@ -52,7 +54,7 @@ type stack struct {
 }
 
 // Run runs the benchmarks of the names given, or all, and writes one JSON object in a line
-// for each figure.
+// for each figure. The error names the bars that were not met.
 func Run(ctx context.Context, out io.Writer, o local.Options, names []string) error {
 	if len(names) == 0 {
 		names = slices.Sorted(maps.Keys(benchmarks))
@@ -62,12 +64,15 @@ func Run(ctx context.Context, out io.Writer, o local.Options, names []string) er
 			return fmt.Errorf("there is no benchmark %q; write one of %v", name, slices.Sorted(maps.Keys(benchmarks)))
 		}
 	}
+	var missed []error
 	for _, name := range names {
-		if err := benchmarks[name](ctx, &bench{name, out, o}); err != nil {
-			return fmt.Errorf("benchmark %s: %w", name, err)
+		b := &bench{name: name, out: out, options: o, figures: map[string]float64{}}
+		if err := benchmarks[name](ctx, b); err != nil {
+			return errors.Join(append(missed, fmt.Errorf("benchmark %s: %w", name, err))...)
 		}
+		missed = append(missed, b.held())
 	}
-	return nil
+	return errors.Join(missed...)
 }
 
 // start starts a stack with a real Prefect server on SQLite and the stand-in flow, which starts
@@ -98,9 +103,17 @@ func (b *bench) start(ctx context.Context, change func(*local.Options)) (*stack,
 	return s, nil
 }
 
-// figure writes one figure.
+// figure writes one figure, and whether it meets its bar, if it has one.
 func (b *bench) figure(name, unit string, value float64) {
-	_ = json.NewEncoder(b.out).Encode(map[string]any{"benchmark": b.name, "figure": name, "unit": unit, "value": value})
+	line := map[string]any{"benchmark": b.name, "figure": name, "unit": unit, "value": value}
+	if at, ok := bars[b.name][name]; ok {
+		line["bar"], line["ok"] = at.String(), at.holds(value)
+		if before, again := b.figures[name]; again && !at.holds(before) {
+			value = before
+		}
+	}
+	b.figures[name] = value
+	_ = json.NewEncoder(b.out).Encode(line)
 }
 
 // spread writes the median, the 95th percentile and the largest of durations.

@@ -13,6 +13,8 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
+const burstCount = 200
+
 // burst creates 200 flow runs as fast as Prefect takes them, on each kind of server.
 func burst(ctx context.Context, b *bench) error {
 	for _, database := range []string{"SQLite", "PostgreSQL"} {
@@ -29,7 +31,7 @@ func burstOn(ctx context.Context, b *bench, database string) error {
 		return err
 	}
 	defer s.Close()
-	const count = 200
+	const count = burstCount
 	ids := make([]string, count)
 	created := make([]time.Time, count)
 	g, gctx := errgroup.WithContext(ctx)

@@ -16,34 +16,41 @@ import (
 // lookAhead has the reconciler, alone in a process that has just started, set the timers of
 // flow runs that are due soon: so many that a stand-in for Prefect's server has to hold them.
 func lookAhead(ctx context.Context, b *bench) error {
-	for _, count := range []int{1000, 5000, 10_000} {
-		if err := lookAheadAt(ctx, b, count); err != nil {
+	var each []float64
+	counts := []int{1000, 5000, 10_000}
+	for _, count := range counts {
+		ms, err := lookAheadAt(ctx, b, count)
+		if err != nil {
 			return err
 		}
+		each = append(each, ms)
 	}
+	last := len(counts) - 1
+	b.figure(fmt.Sprintf("%d flow runs due soon: processor time for each, compared with %d flow runs", counts[last], counts[0]), "ratio", each[last]/each[0])
 	return nil
 }
 
-func lookAheadAt(ctx context.Context, b *bench, count int) error {
+// lookAheadAt returns the milliseconds of processor time that the sweep took for each flow run.
+func lookAheadAt(ctx context.Context, b *bench, count int) (each float64, err error) {
 	s, err := b.start(ctx, func(o *local.Options) {
 		o.Embedded = true
 		o.SweepEvery = time.Hour // this benchmark's own sweep is the only one
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer s.Close()
 	s.Functions.Stop()
 	port, err := local.FreePort(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	reconciler := s.Functions.Only("reconciler", fmt.Sprintf("127.0.0.1:%d", port))
 	if err := s.waiting(ctx, count); err != nil {
-		return err
+		return 0, err
 	}
 	if err := reconciler.Start(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	defer reconciler.Stop()
 	sweep := make(chan error, 1)
@@ -52,16 +59,17 @@ func lookAheadAt(ctx context.Context, b *bench, count int) error {
 	most, err := residentUntil(ctx, reconciler.Pid(), sweep)
 	took := time.Since(begin)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if timers := s.Tasks.Waiting(); timers != count {
-		return fmt.Errorf("the sweep set %d timers for %d flow runs", timers, count)
+		return 0, fmt.Errorf("the sweep set %d timers for %d flow runs", timers, count)
 	}
 	b.figure(fmt.Sprintf("%d flow runs due soon: sweep", count), "s", took.Seconds())
 	reconciler.Stop()
-	b.figure(fmt.Sprintf("%d flow runs due soon: the process's own processor time, for each", count), "ms", reconciler.CPU().Seconds()*1000/float64(count))
+	each = reconciler.CPU().Seconds() * 1000 / float64(count)
+	b.figure(fmt.Sprintf("%d flow runs due soon: the process's own processor time, for each", count), "ms", each)
 	b.figure(fmt.Sprintf("%d flow runs due soon: resident, at most", count), "MiB", most)
-	return nil
+	return each, nil
 }
 
 // waiting creates flow runs that are due within the look-ahead.

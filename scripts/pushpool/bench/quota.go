@@ -20,9 +20,11 @@ import (
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
+const throttleCount, requestsCount = 50, 1000
+
 // throttle has 50 flow runs wait while Cloud Run answers every launch with 429 for a minute.
 func throttle(ctx context.Context, b *bench) error {
-	const count, closedFor = 50, time.Minute
+	const count, closedFor = throttleCount, time.Minute
 	// PostgreSQL, so that it is Cloud Run that they wait for.
 	s, err := b.start(ctx, func(o *local.Options) { o.WritesPerMinute, o.Postgres = 180, true })
 	if err != nil {
@@ -86,7 +88,7 @@ func (s *stack) created(ctx context.Context, count int) error {
 // requests publishes 1,000 run requests at once, for two processes that share Cloud Run's
 // quotas as a new project has them.
 func requests(ctx context.Context, b *bench) error {
-	const count, quota = 1000, 180
+	const count, quota = requestsCount, 180
 	s, err := b.start(ctx, func(o *local.Options) {
 		o.Processes, o.Postgres = 2, true
 		o.WritesPerMinute, o.MaxJobs, o.MaxExecutions = quota, 1000, 1000

@@ -30,6 +30,8 @@ const (
 
 	// CallTimeout bounds one call to Cloud Run.
 	CallTimeout = 20 * time.Second
+	// PageSize is how many jobs or executions one read of a list returns.
+	PageSize = 100
 )
 
 // Labels of ours on every job and execution. They tie an execution to its launch without the ledger.
@@ -220,7 +222,7 @@ func (c *Client) Job(ctx context.Context, n JobName) (Job, error) {
 
 // Jobs lists all jobs of a project in a region.
 func (c *Client) Jobs(ctx context.Context, project, region string) iter.Seq2[Job, error] {
-	it := c.jobs.ListJobs(ctx, &runpb.ListJobsRequest{Parent: location(project, region)}, reads)
+	it := c.jobs.ListJobs(ctx, &runpb.ListJobsRequest{Parent: location(project, region), PageSize: PageSize}, reads)
 	return all("list jobs in "+location(project, region), c.asking(ctx, project, region, it.PageInfo()), it.Next, job)
 }
 
@@ -265,7 +267,7 @@ func (c *Client) lastAttempt(ctx context.Context, n ExecutionName, message strin
 
 // Executions lists all executions of a project in a region, ended ones included.
 func (c *Client) Executions(ctx context.Context, project, region string) iter.Seq2[Execution, error] {
-	it := c.executions.ListExecutions(ctx, &runpb.ListExecutionsRequest{Parent: JobName{project, region, "-"}.String()}, reads)
+	it := c.executions.ListExecutions(ctx, &runpb.ListExecutionsRequest{Parent: JobName{project, region, "-"}.String(), PageSize: PageSize}, reads)
 	return all("list executions in "+location(project, region), c.asking(ctx, project, region, it.PageInfo()), it.Next, execution)
 }
 

@@ -213,7 +213,9 @@ func (s *Server) ListJobs(_ context.Context, r *runpb.ListJobsRequest) (*runpb.L
 	return &runpb.ListJobsResponse{Jobs: jobs, NextPageToken: next}, nil
 }
 
-const pageSize = 100
+// What a page has where the caller does not say, and at most. Cloud Run's own are not documented;
+// a caller that relies on them is to be told from one that asks.
+const defaultPage, maxPage = 20, 1000
 
 // page returns copies of what follows the token in the order of names.
 func page[T interface {
@@ -221,9 +223,10 @@ func page[T interface {
 	GetName() string
 }](all []T, token string, size int32) ([]T, string) {
 	slices.SortFunc(all, func(a, b T) int { return cmp.Compare(a.GetName(), b.GetName()) })
-	if size <= 0 || size > pageSize {
-		size = pageSize
+	if size <= 0 {
+		size = defaultPage
 	}
+	size = min(size, maxPage)
 	var out []T
 	for _, m := range all {
 		if m.GetName() <= token {

@@ -129,7 +129,7 @@ func entryIn(data []byte) ([]byte, error) {
 		}
 		var encoded string
 		if json.Unmarshal(inner, &encoded) == nil {
-			decoded, err := base64.StdEncoding.DecodeString(strings.NewReplacer("-", "+", "_", "/").Replace(encoded))
+			decoded, err := base64.RawStdEncoding.DecodeString(strings.NewReplacer("-", "+", "_", "/", "=", "").Replace(encoded))
 			if err != nil {
 				return nil, fmt.Errorf("read the event: data is not base64: %w", err)
 			}

@@ -41,6 +41,7 @@ func TestReadEventReadsWhatPeopleHaveOfAnEntry(t *testing.T) {
 		"a push":                       `{"message":{"data":"` + encoded + `","messageId":"1","message_id":"1"},"subscription":"s","deliveryAttempt":3}`,
 		"gcloud pubsub pull":           `[{"ackId":"a","message":{"data":"` + encoded + `"}}]`,
 		"url-safe base64":              `{"message":{"data":"` + base64.URLEncoding.EncodeToString([]byte(entry)) + `"}}`,
+		"base64 without padding":       `{"message":{"data":"` + base64.RawURLEncoding.EncodeToString([]byte(entry)) + `"}}`,
 		"a message":                    `{"data":"` + encoded + `"}`,
 		"a CloudEvent":                 `{"specversion":"1.0","type":"google.cloud.audit.log.v1.written","data":` + entry + `}`,
 		"a CloudEvent in base64":       `{"specversion":"1.0","data_base64":"` + encoded + `"}`,

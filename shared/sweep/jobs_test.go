@@ -84,7 +84,7 @@ func TestWhichJobsAreDeleted_Prefect16007(t *testing.T) {
 
 // Near the quota of jobs, what has ended is deleted at once, the oldest first, in the times that
 // the write quota leaves. What it does not leave time for, the next sweep does.
-func TestNearTheQuotaOfJobsTheOldestAreDeletedFirst(t *testing.T) {
+func TestNearTheQuotaOfJobsTheOldestAreDeletedFirst_Prefect16007(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		s := w.sweeper(t, "etl")

@@ -223,9 +223,19 @@ func TestALaunchThatWasOvertakenIsUndone(t *testing.T) {
 	}
 	r.mu.Unlock()
 	r.must(r.dispatch(fr.ID))
+	if got := r.read(fr.ID).StateType; got != flowrun.StateCancelling {
+		t.Errorf("%s before it is over, want CANCELLING", got)
+	}
 	r.over(fr.ID)
+	for range 2 { // nothing starts afterwards
+		r.later(time.Minute)
+		r.must(r.dispatch(fr.ID))
+	}
 	if x := r.executions(fr.ID); len(x) != 1 || x[0].State != cloudruntest.Cancelled {
 		t.Errorf("%+v, want it cancelled", x)
+	}
+	if got := r.state(fr.ID); got != "CANCELLED/Cancelled" {
+		t.Errorf("%s, want CANCELLED", got)
 	}
 }
 

@@ -157,6 +157,31 @@ func TestWhatEndsWhileItIsCancelledKeepsItsEnd(t *testing.T) {
 	}
 }
 
+// TestAStoredCancellationIsNotToldOverAnEnd holds that CANCELLED, where Prefect could not be told it at
+// once, is not proposed once the flow run has another end.
+func TestAStoredCancellationIsNotToldOverAnEnd(t *testing.T) {
+	for _, end := range []flowrun.StateType{flowrun.StateCompleted, flowrun.StateFailed} {
+		r := newRig(t)
+		fr := r.flowRun()
+		l := r.launch(fr.ID, "python", "-m", "prefect.engine")
+		r.bring(fr.ID, flowrun.StateRunning)
+		r.set(fr.ID, flowrun.StateCancelling)
+		r.must(r.look(fr.ID))
+		r.down.Store(true)
+		r.cloudRun.end(l, flowrun.Cancelled, r.now())
+		if err := r.ended(fr.ID, l, flowrun.Cancelled); err == nil || !r.record(fr.ID).Unreported() {
+			t.Fatalf("%v, unreported %t, want the verdict stored", err, r.record(fr.ID).Unreported())
+		}
+		r.force(fr.ID, end)
+		r.down.Store(false)
+		r.later(lease)
+		r.must(r.look(fr.ID))
+		if got := r.state(fr.ID); got != end || r.record(fr.ID).Unreported() {
+			t.Errorf("%s, unreported %t, want it left %s", got, r.record(fr.ID).Unreported(), end)
+		}
+	}
+}
+
 // TestTheDyingEnginesCrashIsACancellation holds that CRASHED becomes CANCELLED where it came after our signal, and only there.
 func TestTheDyingEnginesCrashIsACancellation(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -1,4 +1,4 @@
-package main
+package readevent
 
 import (
 	"encoding/base64"
@@ -15,7 +15,7 @@ import (
 
 func sample(t testing.TB, name string) string {
 	t.Helper()
-	data, err := os.ReadFile("../../shared/cloudrun/testdata/" + name)
+	data, err := os.ReadFile("../../../shared/cloudrun/testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func sample(t testing.TB, name string) string {
 func TestReadEventReadsWhatPeopleHaveOfAnEntry(t *testing.T) {
 	entry := sample(t, "failed-non-zero-exit.json")
 	encoded := base64.StdEncoding.EncodeToString([]byte(entry))
-	want := event{
+	want := Event{
 		Execution: "etl-jobs-crrgf", Job: "etl-jobs", Region: "us-east1", Outcome: "exit_code",
 		Message: "The container exited with a non-zero code. Its last log lines, in this flow run's logs and in Cloud Logging, tell why. " +
 			"Cloud Run says: Task etl-jobs-crrgf-task0 failed with message: The container exited with an error. " +
@@ -50,7 +50,7 @@ func TestReadEventReadsWhatPeopleHaveOfAnEntry(t *testing.T) {
 		"a push whose data is no text": `{"message":{"data":` + entry + `}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := readEvent([]byte(data))
+			got, err := Read([]byte(data))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +101,7 @@ func TestReadEventPrintsWhatTheIssuePromises(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e, err := readEvent([]byte(test.entry))
+			e, err := Read([]byte(test.entry))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,7 +139,7 @@ func TestReadEventSaysWhyAnEventIsNoCompletion(t *testing.T) {
 		"a part of an entry":      {`{"split":{"index":1},"labels":{"run.googleapis.com/execution_name":"e"},"resource":{"labels":{"job_name":"j","location":"l","project_id":"p"}},"protoPayload":{"serviceName":"run.googleapis.com","methodName":"/Jobs.RunJob"}}`, "the finalizer asks Cloud Run", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e, err := readEvent([]byte(test.data))
+			e, err := Read([]byte(test.data))
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%+v, %v", e, err)
 			}
@@ -163,11 +163,11 @@ func FuzzReadEvent(f *testing.F) {
 		f.Add([]byte(`{"specversion":"1.0","data":{"message":{"data":` + entry + `}}}`))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got, err := readEvent(data)
+		got, err := Read(data)
 		if err == nil && (got.Execution == "" || got.Job == "" || got.Region == "" || got.Outcome == "") {
 			t.Errorf("no error, and the event %+v", got)
 		}
-		pushed, perr := readEvent([]byte(`{"message":{"data":"` + base64.StdEncoding.EncodeToString(data) + `"}}`))
+		pushed, perr := Read([]byte(`{"message":{"data":"` + base64.StdEncoding.EncodeToString(data) + `"}}`))
 		if tooDeep := perr != nil && strings.Contains(perr.Error(), "too often"); !tooDeep && (cmp.Diff(got, pushed) != "" || (err == nil) != (perr == nil)) {
 			t.Errorf("%+v, %v; pushed %+v, %v", got, err, pushed, perr)
 		}

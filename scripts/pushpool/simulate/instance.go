@@ -175,7 +175,7 @@ func (i *instance) call(ctx context.Context, to service, what, flowRun string, e
 				w.struck(Stall, f.before > 0, t, f.name)
 				// Not where others of the process share the answer: a process stands still as a whole.
 				if f.frozen = r.IntN(2) == 0 && !strings.Contains(what, "/work_pools/"); !f.frozen {
-					w.loop.at(time.Now().Add(stall(r)), f.name, arrive)
+					w.loop.at(time.Now().Add(w.stall(r)), f.name, arrive)
 					return
 				}
 			}
@@ -201,8 +201,13 @@ func (i *instance) call(ctx context.Context, to service, what, flowRun string, e
 	}
 }
 
-// stall is a pause that is longer than a lease.
-func stall(r *rand.Rand) time.Duration { return between(r, 90*time.Second, 150*time.Second) }
+// stall is a pause that is longer than a lease; in a storm also longer than a flow run.
+func (w *world) stall(r *rand.Rand) time.Duration {
+	if w.Storm == Stall {
+		return between(r, 90*time.Second, 10*time.Minute)
+	}
+	return between(r, 90*time.Second, 150*time.Second)
+}
 
 // answer takes the answer of a call to its caller.
 func (i *instance) answer(ctx context.Context, f fault) error {
@@ -215,7 +220,7 @@ func (i *instance) answer(ctx context.Context, f fault) error {
 			return errOver
 		}
 	case f.frozen: // between the answer and what follows from it
-		return i.unlessDead(i.w.loop.park(context.WithoutCancel(ctx), stall(i.w.dice.of("frozen "+f.name)), f.name+"|thaws", func() {}))
+		return i.unlessDead(i.w.loop.park(context.WithoutCancel(ctx), i.w.stall(i.w.dice.of("frozen "+f.name)), f.name+"|thaws", func() {}))
 	}
 	return nil
 }

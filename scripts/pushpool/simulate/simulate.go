@@ -30,6 +30,10 @@ type Options struct {
 	Trace bool
 	// Load has all flow runs come at once, within quotas.
 	Load *Load
+	// Storm, if set, is a kind of fault that strikes between any two calls and does so most often.
+	Storm Kind
+	// Crowd has flow runs come within seconds.
+	Crowd bool
 
 	// readyAtMost is the longest that a job takes to be ready; 0 means 8 s. Its start takes 1 to 5 s more.
 	readyAtMost time.Duration
@@ -167,7 +171,11 @@ func (w *world) arrive(n int, start time.Time) {
 	of := choose(r, deployments)
 	fr := &flowRun{label: label, deployment: of, ending: choose(r, endings), monitored: newMonitored()}
 	w.flowRuns[label] = fr
-	at := start.Add(between(r, 0, arrivals))
+	within := arrivals
+	if w.Crowd {
+		within = 5 * time.Second
+	}
+	at := start.Add(between(r, 0, within))
 	if w.scripted {
 		fr.deployment, fr.ending = deployments[n%len(deployments)].what, endings[n%len(endings)].what
 		at = start.Add(time.Duration(n) * 2500 * time.Millisecond)

@@ -21,6 +21,9 @@ func (w *world) choose(r *rand.Rand, to service, f fault) Kind {
 	if w.quiet() || w.Calm || r.Float64() >= chance || !w.allowed(f.name) {
 		return ""
 	}
+	if w.Storm != "" {
+		more = append([]weight[Kind]{{w.Storm, storm}}, more...)
+	}
 	return choose(r, anywhere, strikes[to], more)
 }
 

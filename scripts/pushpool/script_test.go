@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"pushpool": main,
 		"gcloud":   func() { standIn("gcloud") }, "terraform": func() { standIn("terraform") }, "prefect": func() { standIn("prefect") },
+		"go": standInForGo,
 	})
 }
 

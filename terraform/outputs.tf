@@ -66,5 +66,10 @@ output "operator_env" {
     DEAD_LETTER_TOPIC         = module.dispatcher.dead_letter_topic
     TOPIC_EXECUTIONS          = google_pubsub_topic.executions.name
     DEAD_LETTER_SUBSCRIPTIONS = join(",", [module.dispatcher.dead_letter_subscription, module.finalizer.dead_letter_subscription])
+    FLOW_SERVICE_ACCOUNT      = google_service_account.flows.email
+    }, var.vpc == null ? {} : {
+    FLOW_NETWORK      = var.vpc.network
+    FLOW_SUBNETWORK   = var.vpc.subnetwork
+    FLOW_NETWORK_TAGS = join(",", var.vpc.tags)
   }, { for w in module.webhook : "WEBHOOK_URL" => w.uri }) : "${name}=${value}\n" if value != null && value != ""])
 }

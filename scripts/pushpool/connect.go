@@ -15,19 +15,21 @@ type connectCommand struct {
 	globals
 	DryRun  bool              `help:"Say what would be changed, and change nothing."`
 	URL     string            `help:"The webhook's address, if not WEBHOOK_URL." placeholder:"URL"`
-	Default map[string]string `help:"The default of a job variable, as NAME=VALUE, in work pools that are created: --default service_account_name=EMAIL." placeholder:"K=V" mapsep:"none"`
+	Default map[string]string `help:"The default of a job variable, as NAME=VALUE, in work pools that are created: --default memory=2Gi." placeholder:"K=V" mapsep:"none"`
 }
 
 // Help shows examples.
 func (connectCommand) Help() string {
 	return `Creates what Prefect has to have: the work pools of WORK_POOLS, the webhook block and the automation, both named as the
-installation is. What is there already is made so, or left as it is; doing it twice changes nothing. (The Terraform module
-prefect_connection does the same.)
+installation is. What is there already is made so, or left as it is; doing it twice changes nothing. Without WEBHOOK_URL it
+creates the work pools alone. (The Terraform module prefect_connection does the same.)
+
+New work pools run as FLOW_SERVICE_ACCOUNT, in the first of REGIONS, by way of FLOW_NETWORK where there is one.
 
 Examples:
 
   pushpool connect --dry-run
-  pushpool connect --default service_account_name=flows@my-project.iam.gserviceaccount.com`
+  pushpool connect --default memory=2Gi`
 }
 
 // Run connects.
@@ -43,18 +45,25 @@ func (c *connectCommand) Run(ctx context.Context) error {
 		setup.URL = c.URL
 	}
 	setup.Secret, _, _ = strings.Cut(string(in.WebhookSecrets), ",")
+	var unknown []string
 	switch {
-	case setup.URL == "":
-		return fmt.Errorf("connect Prefect: WEBHOOK_URL is not set; write the address of the function webhook (`terraform output webhook_url`), or --url")
-	case setup.Secret == "":
+	case setup.URL == "" || setup.Secret != "":
+	case c.DryRun:
+		unknown = append(unknown, "WEBHOOK_SECRETS is not set, so the secret in the webhook block is not compared")
+	default:
 		return fmt.Errorf("connect Prefect: WEBHOOK_SECRETS is not set; write the secret that the webhook knows (`export WEBHOOK_SECRETS=$(gcloud secrets versions access latest --secret=%s-webhook-secrets --project=%s)`)", in.Name, in.Project)
 	}
 	done := progress("connecting %s", in.APIURL)
-	result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Defaults: request.Values(c.Default), Dry: c.DryRun})
-	done()
+	defer done()
+	template, err := connect.Template(ctx, in.Prefect, in.Config, request.Values(c.Default))
 	if err != nil {
 		return fmt.Errorf("%w; repeat the command, which leaves alone what is as it should be", err)
 	}
+	result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Template: template, ServiceAccount: in.FlowServiceAccount, Dry: c.DryRun})
+	if err != nil {
+		return err
+	}
+	result.Warnings = append(result.Warnings, unknown...)
 	return c.print(result, func(w io.Writer) { describeChanges(w, result, c.DryRun) })
 }
 

@@ -37,7 +37,8 @@ type WebhookSetup struct {
 	BlockName string
 	// AutomationName is the automation's; one is looked for by it.
 	AutomationName string
-	// URL is called with every event, and Secret sent as a bearer token.
+	// URL is called with every event, and Secret sent as a bearer token. An empty secret is neither
+	// sent nor compared.
 	URL, Secret string
 	WorkPools   []string // names
 }
@@ -174,7 +175,7 @@ func contains(have, want any) bool {
 
 func (w WebhookSetup) automation(blockID string) map[string]any {
 	return map[string]any{
-		"name": w.AutomationName, "description": "Tells pushpool about flow runs.", "enabled": true,
+		"name": w.AutomationName, "description": "Tells " + w.AutomationName + " about flow runs.", "enabled": true,
 		"trigger": map[string]any{
 			"type": "event", "posture": "Reactive",
 			// By type, since a state may have any name.
@@ -212,10 +213,11 @@ func (c *Client) ensureBlock(ctx context.Context, w WebhookSetup, dry bool) (id 
 	if len(schemas) == 0 {
 		return "", change, &flowrun.Error{Fault: flowrun.Permanent, Act: act, Err: errors.New("the server has no schema for webhook blocks")}
 	}
-	data := map[string]any{
-		"method": http.MethodPost, "url": w.URL, "allow_private_urls": true, "verify": true,
-		"headers": map[string]any{"Content-Type": "application/json", "Authorization": "Bearer " + w.Secret},
+	headers := map[string]any{"Content-Type": "application/json"}
+	if w.Secret != "" {
+		headers["Authorization"] = "Bearer " + w.Secret
 	}
+	data := map[string]any{"method": http.MethodPost, "url": w.URL, "allow_private_urls": true, "verify": true, "headers": headers}
 	for field := range data {
 		if _, ok := schemas[0].Fields.Properties[field]; !ok {
 			delete(data, field) // 2.20 has no verify

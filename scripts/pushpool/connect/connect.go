@@ -3,6 +3,7 @@ package connect
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/pushpool/pushpool/shared/flowrun"
@@ -12,7 +13,6 @@ import (
 // Prefect is what connecting asks of Prefect.
 type Prefect interface {
 	WorkPool(ctx context.Context, name string) (prefect.WorkPool, error)
-	WorkerMetadataTemplate(ctx context.Context, workerType string) (map[string]any, error)
 	CreateWorkPool(ctx context.Context, name, typ string, template map[string]any) error
 	ConnectWebhook(ctx context.Context, w prefect.WebhookSetup, dry bool) ([]prefect.Change, error)
 }
@@ -22,9 +22,12 @@ const poolType = "cloud-run-v2"
 
 // Plan says what is to be there.
 type Plan struct {
+	// Webhook names the work pools, too. Without a URL there is neither block nor automation.
 	Webhook prefect.WebhookSetup
-	// Defaults are job variables of the work pools that are created, with their defaults.
-	Defaults map[string]any
+	// Template is the base job template of the work pools that are created.
+	Template map[string]any
+	// ServiceAccount is the one that flows run as; existing work pools that name none are warned of. It may be empty.
+	ServiceAccount string
 	// Dry changes nothing.
 	Dry bool
 }
@@ -36,6 +39,9 @@ type Result struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+const withoutWebhook = "WEBHOOK_URL is not set, so Prefect is not made to call a webhook: flow runs that somebody asks for start, and cancellations take effect, " +
+	"up to a minute later, when the sweep finds them; scheduled ones start on time. Where the installation has a webhook, write its address (`terraform output webhook_url`)"
+
 // Run carries out the plan. What is as it should be is left alone, so doing it again changes nothing.
 func Run(ctx context.Context, p Prefect, plan Plan) (Result, error) {
 	var r Result
@@ -43,6 +49,10 @@ func Run(ctx context.Context, p Prefect, plan Plan) (Result, error) {
 		if err := r.pool(ctx, p, name, plan); err != nil {
 			return r, err
 		}
+	}
+	if plan.Webhook.URL == "" {
+		r.Warnings = append(r.Warnings, withoutWebhook)
+		return r, nil
 	}
 	changes, err := p.ConnectWebhook(ctx, plan.Webhook, plan.Dry)
 	r.Changes = append(r.Changes, changes...)
@@ -63,6 +73,9 @@ func (r *Result) pool(ctx context.Context, p Prefect, name string, plan Plan) er
 		if pool.Type != poolType && pool.Type != "cloud-run" {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("work pool %q is of type %s, which pushpool does not launch; create one of type %s and name it in WORK_POOLS", name, pool.Type, poolType))
 		}
+		if plan.ServiceAccount != "" && serviceAccount(pool) == "" {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("work pool %q names no service account: jobs of deployments that name none run as the default compute identity, which the dispatcher may not act as, so they are not launched; make %s the default of service_account_name in its base job template", name, plan.ServiceAccount))
+		}
 		if pool.IsPaused {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("work pool %q is paused: nothing of it starts until it is resumed (`prefect work-pool resume %s`)", name, name))
 		}
@@ -75,30 +88,20 @@ func (r *Result) pool(ctx context.Context, p Prefect, name string, plan Plan) er
 	if plan.Dry {
 		return nil
 	}
-	template, err := p.WorkerMetadataTemplate(ctx, poolType)
-	if err != nil {
-		return err
-	}
-	if err := setDefaults(template, plan.Defaults); err != nil {
-		return err
-	}
-	return p.CreateWorkPool(ctx, name, poolType, template)
+	return p.CreateWorkPool(ctx, name, poolType, plan.Template)
 }
 
-// setDefaults sets the defaults of a base job template's variables.
-func setDefaults(template, defaults map[string]any) error {
-	variables, _ := template["variables"].(map[string]any)
-	properties, ok := variables["properties"].(map[string]any)
-	if !ok {
-		return fmt.Errorf("set defaults in the base job template of type %s: it has no variables.properties", poolType)
+// serviceAccount is the default of service_account_name in a work pool's template.
+func serviceAccount(pool prefect.WorkPool) string {
+	var template struct {
+		Variables struct {
+			Properties struct {
+				Account struct {
+					Default string `json:"default"`
+				} `json:"service_account_name"`
+			} `json:"properties"`
+		} `json:"variables"`
 	}
-	for name, value := range defaults {
-		property, ok := properties[name].(map[string]any)
-		if !ok {
-			property = map[string]any{"title": name, "description": "An option of pushpool."}
-			properties[name] = property
-		}
-		property["default"] = value
-	}
-	return nil
+	_ = json.Unmarshal(pool.BaseJobTemplate, &template) // what is no template has no service account
+	return template.Variables.Properties.Account.Default
 }

@@ -61,7 +61,7 @@ func Connection(in *operator.Installation) func(context.Context) []Finding {
 				_, setup.Secret, _ = strings.Cut(b.Headers["Authorization"], " ")
 			}
 		}
-		result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Dry: true})
+		result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, ServiceAccount: in.FlowServiceAccount, Dry: true})
 		if err != nil {
 			return []Finding{unknown(err, "pushpool connect --dry-run")}
 		}

@@ -34,6 +34,13 @@ type Config struct {
 	ContainerKeySecret      string         `env:"CONTAINER_PREFECT_API_KEY_SECRET" expect:"the secret with the API key for flows, SECRET or SECRET:VERSION"`
 	ContainerAuthSecret     string         `env:"CONTAINER_PREFECT_API_AUTH_STRING_SECRET" expect:"the secret with the auth string for flows, SECRET or SECRET:VERSION"`
 	PrefectUIURL            string         `env:"PREFECT_UI_URL" expect:"the address of Prefect's user interface, such as https://prefect.example.com"`
+
+	// Of work pools that pushpool connect makes.
+	FlowServiceAccount string   `env:"FLOW_SERVICE_ACCOUNT" expect:"the e-mail of the service account that flows run as, in work pools that pushpool connect makes"`
+	FlowNetwork        string   `env:"FLOW_NETWORK" expect:"the network by which flows reach a private Prefect server (Direct VPC egress), in work pools that pushpool connect makes"`
+	FlowSubnetwork     string   `env:"FLOW_SUBNETWORK" expect:"the subnetwork of FLOW_NETWORK"`
+	FlowNetworkTags    []string `env:"FLOW_NETWORK_TAGS" expect:"network tags of flows in FLOW_NETWORK, separated by commas"`
+
 	// Environ is what the configuration was read from.
 	Environ []string
 

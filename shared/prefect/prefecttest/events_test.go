@@ -83,6 +83,7 @@ func webhook(t *testing.T, p *prefectServer) {
 			want  []prefect.Change
 		}{
 			{changed, []prefect.Change{{Object: "webhook block " + name, Act: "none"}, {Object: "automation " + name, Act: "none"}}},
+			{unknown, []prefect.Change{{Object: "webhook block " + name, Act: "none"}, {Object: "automation " + name, Act: "none"}}},
 			{other, []prefect.Change{{Object: "webhook block " + name, Act: "update", Fields: []string{"headers"}}, {Object: "automation " + name, Act: "none"}}},
 		} {
 			changes, err := p.ConnectWebhook(t.Context(), test.setup, true)

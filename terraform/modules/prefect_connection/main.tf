@@ -45,6 +45,16 @@ locals {
   }
 
   webhook_keys = toset(var.webhook ? ["webhook"] : [])
+  webhook = {
+    method             = "POST"
+    url                = var.webhook_url
+    allow_private_urls = true
+    verify             = true
+    headers = {
+      "Content-Type" = "application/json" # Prefect sends none by itself
+      Authorization  = "Bearer ${var.webhook_secret == null ? "" : var.webhook_secret}"
+    }
+  }
 }
 
 resource "prefect_work_pool" "this" {
@@ -65,16 +75,7 @@ resource "prefect_block" "webhook" {
   name      = var.name
   type_slug = "webhook"
 
-  data_wo = jsonencode({
-    method             = "POST"
-    url                = var.webhook_url
-    allow_private_urls = true
-    verify             = true
-    headers = {
-      "Content-Type" = "application/json" # Prefect sends none by itself
-      Authorization  = "Bearer ${var.webhook_secret}"
-    }
-  })
+  data_wo = jsonencode(local.webhook)
   # Another address is written as well, without a version raised by hand.
   data_wo_version = var.webhook_secret_version * 16777216 + parseint(substr(sha256(var.webhook_url), 0, 6), 16)
 }

@@ -10,6 +10,7 @@ variables {
   }
   region               = "europe-west1"
   flow_service_account = "pushpool-flows@my-project.iam.gserviceaccount.com"
+  vpc                  = { network = "default", subnetwork = "jobs", tags = ["flows"] }
   webhook_url          = "https://pushpool-webhook-abc.a.run.app"
   webhook_secret       = "sentinel-webhook-secret-value"
 }
@@ -31,26 +32,32 @@ run "applied" {
     condition     = alltrue([for p in prefect_work_pool.this : jsondecode(p.base_job_template).variables.properties.service_account_name.default == var.flow_service_account])
     error_message = "without a service account, jobs would run as the default compute identity, which the dispatcher may not act as"
   }
+
+  # connection_test.go holds what `pushpool connect` writes against the same file.
+  assert {
+    condition     = local.webhook == jsondecode(file("${path.module}/tests/webhook-block.json"))
+    error_message = "the webhook block is that of tests/webhook-block.json"
+  }
 }
 
 run "planned_again" {
   command = plan
 }
 
-run "flows_in_a_network" {
+run "flows_by_the_internet" {
   command = plan
 
   variables {
-    vpc = { network = "default", subnetwork = "jobs" }
+    vpc = null
   }
 
   assert {
     condition = alltrue([
       for p in prefect_work_pool.this : jsondecode(p.base_job_template).job_configuration.job_body.template.template.vpcAccess == {
-        egress = "PRIVATE_RANGES_ONLY", networkInterfaces = [{ network = "default", subnetwork = "jobs", tags = [] }]
+        connector = "{{ vpc_connector_name }}"
       }
     ])
-    error_message = "flows reach a private server as the functions do"
+    error_message = "without a network of the installation, a pool may name a connector"
   }
 }
 

@@ -58,8 +58,7 @@ resource "google_project_iam_custom_role" "launch" {
   permissions = [
     "run.jobs.create",
     "run.jobs.update",
-    "run.jobs.run",  # a job with a start token starts when it is created or updated
-    "run.jobs.list", # where a lost ledger left no name
+    "run.jobs.run", # a job with a start token starts when it is created or updated
   ]
 
   depends_on = [google_project_service.api]
@@ -69,30 +68,4 @@ resource "google_project_iam_member" "launch" {
   project = var.project
   role    = google_project_iam_custom_role.launch.id
   member  = module.dispatcher.member
-}
-
-# Each of the three may find that an execution ended, or has to be stopped.
-resource "google_project_iam_custom_role" "settle" {
-  project     = var.project
-  role_id     = "${local.role_prefix}_settle"
-  title       = "${var.name}: settle"
-  description = "Read how jobs and executions fare, stop them, delete jobs that must not start."
-  permissions = [
-    "run.jobs.get",
-    "run.jobs.delete",
-    "run.executions.get",
-    "run.executions.list", # where a lost ledger left no name
-    "run.executions.cancel",
-    "run.tasks.get",
-  ]
-
-  depends_on = [google_project_service.api]
-}
-
-resource "google_project_iam_member" "settle" {
-  for_each = local.settlers
-
-  project = var.project
-  role    = google_project_iam_custom_role.settle.id
-  member  = each.value
 }

@@ -30,6 +30,12 @@ locals {
     reconciler = module.reconciler.member
   }
 
+  # Those of them that look at launches by themselves: they stop what has to be stopped, and set timers.
+  watchers = {
+    dispatcher = module.dispatcher.member
+    reconciler = module.reconciler.member
+  }
+
   # Ids of roles take no dash.
   role_prefix = replace(var.name, "-", "_")
 

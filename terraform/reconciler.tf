@@ -68,20 +68,3 @@ resource "google_cloud_scheduler_job" "sweep" {
 
   depends_on = [google_project_service.api, google_cloud_run_v2_service_iam_member.scheduler]
 }
-
-# Only the sweep looks for what nobody knows of.
-resource "google_project_iam_custom_role" "sweep" {
-  project     = var.project
-  role_id     = "${local.role_prefix}_sweep"
-  title       = "${var.name}: sweep"
-  description = "List jobs."
-  permissions = ["run.jobs.list"]
-
-  depends_on = [google_project_service.api]
-}
-
-resource "google_project_iam_member" "sweep" {
-  project = var.project
-  role    = google_project_iam_custom_role.sweep.id
-  member  = module.reconciler.member
-}

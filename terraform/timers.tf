@@ -43,7 +43,7 @@ resource "google_project_iam_custom_role" "timers" {
 }
 
 resource "google_cloud_tasks_queue_iam_member" "timers" {
-  for_each = local.settlers
+  for_each = local.watchers
 
   project  = var.project
   location = google_cloud_tasks_queue.timers.location
@@ -54,7 +54,7 @@ resource "google_cloud_tasks_queue_iam_member" "timers" {
 
 # Who makes a task that acts as an identity has to be allowed to act as it.
 resource "google_service_account_iam_member" "timers" {
-  for_each = local.settlers
+  for_each = local.watchers
 
   service_account_id = google_service_account.tasks.name
   role               = "roles/iam.serviceAccountUser"

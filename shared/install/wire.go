@@ -166,7 +166,7 @@ func NewClients(ctx context.Context, s Surroundings, common Common, c Core, log 
 		Lease: c.Lease, CallTimeout: CallTimeout,
 		ReportGrace: c.ReportGrace, CancelGrace: c.CancelGrace, GoneAfter: c.GoneAfter,
 		StartDeadline: c.StartDeadline,
-		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun.Executions,
+		Retries:       c.Launch(), RetryDelay: c.RetryDelay, RetryMemory: c.Memory(), Executions: clients.CloudRun,
 		Lines: lines, Logs: clients.Prefect, Now: time.Now, Random: s.Random,
 	}
 	clients.Settler = settle.New(clients.Prefect, Spending{clients.CloudRun, clients.Budget, log}, clients.Ledger, clients.Messages, log, clients.SettleConfig)

@@ -113,7 +113,7 @@ func (r *rig) start(apiURL string, o cloudruntest.Options, change ...func(*launc
 	told := lifecycle.New(r.ledger, &r.follower, "pushpool", log, r.now)
 	r.settler = settle.New(r.prefect, r.cloudRun, told, r.messages, log, settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{region}, Lease: lease, CallTimeout: callTimeout,
-		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Executions: r.cloudRun.Executions, Now: r.now,
+		ReportGrace: 30 * time.Second, CancelGrace: time.Minute, GoneAfter: 30 * time.Second, Executions: r.cloudRun, Now: r.now,
 		RetryDelay: time.Second, RetryMemory: 1536 << 20,
 	})
 	cfg := launch.Config{

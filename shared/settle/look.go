@@ -154,7 +154,7 @@ func (s *Settler) find(ctx context.Context, holder string, rec flowrun.Record, f
 // told the job's name, and it is not the one that most jobs have.
 func (s *Settler) search(ctx context.Context, holder string, rec flowrun.Record) (found, flowrun.Record, error) {
 	for _, place := range s.places(flowrun.Launch{}) {
-		for x, err := range s.cfg.Executions(ctx, place.Project, place.Region) {
+		for x, err := range s.cfg.Executions.Executions(ctx, place.Project, place.Region) {
 			if err != nil {
 				return found{}, rec, err
 			}

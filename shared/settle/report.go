@@ -50,7 +50,7 @@ func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record,
 func (s *Settler) Report(ctx context.Context, holder string, rec flowrun.Record) error {
 	fr, err := s.prefect.FlowRun(ctx, rec.FlowRunID)
 	if err != nil && flowrun.FaultOf(err) == flowrun.NotFound {
-		return s.deleted(ctx, holder, rec, nil)
+		return s.lookWithout(ctx, holder, rec)
 	}
 	if err == nil {
 		_, err = s.report(ctx, holder, rec, fr, true)

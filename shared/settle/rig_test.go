@@ -83,7 +83,7 @@ func newRig(t *testing.T, change ...func(*settle.Config)) *rig {
 	r.must(err)
 	cfg := settle.Config{
 		Projects: []string{project}, Install: install, Regions: []string{"us-central1", region}, Lease: lease, CallTimeout: callTimeout,
-		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, StartDeadline: startDeadline, Executions: r.cloudRun.list, Now: r.now,
+		ReportGrace: grace, CancelGrace: cancelGrace, GoneAfter: grace, StartDeadline: startDeadline, Executions: r.cloudRun, Now: r.now,
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -284,8 +284,8 @@ func (f *fakeCloudRun) Execution(_ context.Context, n cloudrun.ExecutionName) (c
 	return x, nil
 }
 
-// list is cloudrun.Client's Executions.
-func (f *fakeCloudRun) list(_ context.Context, project, region string) iter.Seq2[cloudrun.Execution, error] {
+// Executions is cloudrun.Client's.
+func (f *fakeCloudRun) Executions(_ context.Context, project, region string) iter.Seq2[cloudrun.Execution, error] {
 	return func(yield func(cloudrun.Execution, error) bool) {
 		for n, x := range f.executions {
 			if n.Project == project && n.Region == region && !yield(x, nil) {

@@ -35,6 +35,11 @@ type CloudRun interface {
 	DeleteJob(ctx context.Context, name cloudrun.JobName) error
 }
 
+// Executions lists executions; *cloudrun.Client does.
+type Executions interface {
+	Executions(ctx context.Context, project, region string) iter.Seq2[cloudrun.Execution, error]
+}
+
 // Ledger is what settling asks of the ledger.
 type Ledger interface {
 	Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error)
@@ -78,7 +83,7 @@ type Config struct {
 	// RetryMemory is the most memory that a retry may have, in bytes.
 	RetryMemory int64
 	// Executions lists those of a region, for a launch whose job's name nobody knows any more.
-	Executions func(ctx context.Context, project, region string) iter.Seq2[cloudrun.Execution, error]
+	Executions Executions
 	// Lines and Logs copy a container's last lines to the flow run's log; nil: they are not.
 	Lines Lines
 	Logs  FlowRunLogs
@@ -123,17 +128,32 @@ type Ending struct {
 // Ended settles the flow run whose execution ended. An ending of a launch that is not
 // the flow run's current one is recorded and not reported.
 func (s *Settler) Ended(ctx context.Context, holder, flowRunID string, e Ending) error {
-	return s.settle(ctx, holder, flowRunID, &e)
+	return s.settle(ctx, holder, flowRunID, &e,
+		func(ctx context.Context, rec flowrun.Record) error { return s.deleted(ctx, holder, rec, e) },
+		func(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
+			return s.conclude(ctx, holder, rec, fr, c, e)
+		})
 }
 
 // Look settles the flow run by what Prefect and Cloud Run show of it: its execution ended
 // or is gone, it is to be cancelled, an earlier launch stands in a new one's way.
 // The error is flowrun.ErrBusy or ErrWait where somebody has to come again.
 func (s *Settler) Look(ctx context.Context, holder, flowRunID string) error {
-	return s.settle(ctx, holder, flowRunID, nil)
+	return s.settle(ctx, holder, flowRunID, nil,
+		func(ctx context.Context, rec flowrun.Record) error { return s.lookWithout(ctx, holder, rec) },
+		func(ctx context.Context, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
+			return s.look(ctx, holder, rec, fr, c)
+		})
 }
 
-func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *Ending) (err error) {
+// settle takes the lease, finds out whose the flow run is, and goes on with next, or with gone where
+// Prefect has it no more. Functions, so that whoever is told of ends stops nothing and needs no
+// permission to.
+func (s *Settler) settle(
+	ctx context.Context, holder, flowRunID string, told *Ending,
+	gone func(context.Context, flowrun.Record) error,
+	next func(context.Context, flowrun.Record, prefect.FlowRun, Claim) error,
+) (err error) {
 	rec, err := s.take(ctx, holder, flowRunID)
 	if err != nil {
 		return err
@@ -150,7 +170,7 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 
 	fr, err := s.prefect.FlowRun(ctx, flowRunID)
 	if flowrun.FaultOf(err) == flowrun.NotFound && err != nil {
-		return s.deleted(ctx, holder, rec, told)
+		return gone(ctx, rec)
 	}
 	if err != nil {
 		return err
@@ -175,9 +195,11 @@ func (s *Settler) settle(ctx context.Context, holder, flowRunID string, told *En
 			return err
 		}
 	}
-	if told != nil {
-		return s.conclude(ctx, holder, rec, fr, c, *told)
-	}
+	return next(ctx, rec, fr, c)
+}
+
+// look goes by what Cloud Run shows of the launch.
+func (s *Settler) look(ctx context.Context, holder string, rec flowrun.Record, fr prefect.FlowRun, c Claim) error {
 	if rec.Status.Over() {
 		// The ledger has its verdict and Prefect was told; or nothing was ever launched.
 		if fr.StateType == flowrun.StateCancelling && c.Ours {

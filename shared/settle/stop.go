@@ -50,8 +50,32 @@ func (s *Settler) stop(ctx context.Context, holder string, rec flowrun.Record, f
 	return fmt.Errorf("%w: job %s, which had not started, was deleted because %s", ErrWait, rec.JobName, why)
 }
 
-// deleted deals with a flow run that Prefect no longer has: nobody is left to be told.
-func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record, told *Ending) error {
+// lookWithout deals with a launch whose flow run Prefect no longer has, by what Cloud Run shows of it.
+func (s *Settler) lookWithout(ctx context.Context, holder string, rec flowrun.Record) error {
+	var e Ending
+	if !rec.Unreported() && !rec.Status.Over() {
+		var f found
+		var err error
+		if f, rec, err = s.find(ctx, holder, rec, ""); err != nil {
+			return err
+		}
+		switch {
+		case f.ended != nil:
+			e = *f.ended
+		case f.missing:
+			e = Ending{LaunchID: rec.LaunchID, Execution: s.name(rec.Launch), Outcome: flowrun.Outcome{Kind: flowrun.Deleted}}
+		default:
+			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect", ""); !errors.Is(err, ErrWait) {
+				return err
+			}
+			return nil
+		}
+	}
+	return s.deleted(ctx, holder, rec, e)
+}
+
+// deleted records how a launch ended whose flow run Prefect no longer has: nobody is left to be told.
+func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record, told Ending) error {
 	if rec.Unreported() {
 		rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID})
 		if err == nil {
@@ -61,22 +85,6 @@ func (s *Settler) deleted(ctx context.Context, holder string, rec flowrun.Record
 	}
 	if rec.Status.Over() {
 		return nil
-	}
-	if told == nil {
-		var f found
-		var err error
-		if f, rec, err = s.find(ctx, holder, rec, ""); err != nil {
-			return err
-		}
-		if !f.missing && f.ended == nil {
-			if err := s.stop(ctx, holder, rec, f, "the flow run was deleted in Prefect", ""); !errors.Is(err, ErrWait) {
-				return err
-			}
-			return nil
-		}
-		if told = f.ended; told == nil {
-			told = &Ending{LaunchID: rec.LaunchID, Execution: s.name(rec.Launch), Outcome: flowrun.Outcome{Kind: flowrun.Deleted}}
-		}
 	}
 	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Ended{
 		Holder: holder, LaunchID: told.LaunchID, ExecutionName: told.Execution.String(), Outcome: told.Outcome,

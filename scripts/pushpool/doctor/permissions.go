@@ -49,27 +49,26 @@ func Grants(cfg operator.Config) []Grant {
 		{"dispatcher", "run.jobs.create", project, ""},
 		{"dispatcher", "run.jobs.update", project, ""},
 		{"dispatcher", "run.jobs.run", project, ""},
-		{"dispatcher", "run.jobs.list", project, ""},
 		{"dispatcher", actAs, account("flows"), ""},
 		{"dispatcher", publish, topic(cfg.FlowRuns + "-dead-letter"), ""},
 		{"finalizer", publish, topic(cfg.Executions + "-dead-letter"), ""},
-		{"reconciler", "run.jobs.list", project, ""},
 	}
 	if cfg.WebhookURL != "" {
 		grants = append(grants, Grant{"webhook", publish, topic(cfg.FlowRuns), ""})
 	}
-	for _, who := range []string{"dispatcher", "finalizer", "reconciler"} {
-		for _, permission := range []string{
-			"run.jobs.get", "run.jobs.delete", "run.executions.get", "run.executions.list", "run.executions.cancel", "run.tasks.get",
-		} {
+	for _, who := range []string{"dispatcher", "reconciler"} {
+		for _, permission := range []string{"run.jobs.get", "run.jobs.list", "run.jobs.delete", "run.executions.list", "run.executions.cancel"} {
 			grants = append(grants, Grant{who, permission, project, ""})
 		}
+		grants = append(grants,
+			Grant{who, actAs, account("tasks"), ""}, Grant{who, "cloudtasks.tasks.create", queue, ""}, Grant{who, "cloudtasks.tasks.get", queue, ""})
+	}
+	for _, who := range []string{"dispatcher", "finalizer", "reconciler"} {
+		grants = append(grants, Grant{who, "run.executions.get", project, ""}, Grant{who, "run.tasks.get", project, ""})
 		for _, permission := range []string{"datastore.entities.get", "datastore.entities.list", "datastore.entities.create", "datastore.entities.update", "datastore.entities.delete"} {
 			grants = append(grants, Grant{who, permission, project, database})
 		}
-		grants = append(grants,
-			Grant{who, publish, topic(cfg.FlowRuns), ""}, Grant{who, actAs, account("tasks"), ""},
-			Grant{who, "cloudtasks.tasks.create", queue, ""}, Grant{who, "cloudtasks.tasks.get", queue, ""})
+		grants = append(grants, Grant{who, publish, topic(cfg.FlowRuns), ""})
 		if cfg.LogReads > 0 {
 			grants = append(grants, Grant{who, "logging.views.access", "//logging.googleapis.com/projects/" + cfg.Project + "/" + cfg.LogView, ""})
 		}

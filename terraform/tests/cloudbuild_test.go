@@ -27,34 +27,39 @@ func TestCloudBuildRunsTheScriptsSteps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var steps []string
-	for _, m := range regexp.MustCompile(`(?m)^    entrypoint: scripts/cloudbuild\n    args: \[(\w+)`).FindAllStringSubmatch(string(text), -1) {
-		steps = append(steps, m[1])
-	}
-	if diff := cmp.Diff([]string{"vet", "test", "plan", "apply"}, steps); diff != "" {
-		t.Errorf("steps (-want +got):\n%s", diff)
+	var steps [][]string
+	for _, m := range regexp.MustCompile(`(?m)^    entrypoint: (\w+)\n    args: \[(.*)\]$`).FindAllStringSubmatch(string(text), -1) {
+		args := strings.Split(strings.NewReplacer(`"`, "", "${_DIR}", "terraform", "${_APPLY}", "true").Replace(m[2]), ", ")
+		steps = append(steps, append([]string{m[1]}, args...))
 	}
 	planned := []string{
 		"go vet ./...", "go test ./...", "terraform -chdir=terraform init -input=false",
 		"terraform -chdir=terraform plan -input=false -lock-timeout=5m -out=plan.tfplan",
 	}
-	for event, want := range map[string][]string{
-		"pull-request": planned,
-		"main":         append(slices.Clone(planned), "terraform -chdir=terraform apply -input=false -lock-timeout=5m plan.tfplan"),
+	applied := append(slices.Clone(planned), "terraform -chdir=terraform apply -input=false -lock-timeout=5m plan.tfplan")
+	for event, want := range map[string]struct {
+		commands [][]string
+		calls    []string
+	}{
+		"a pull request":  {[][]string{{"scripts/cloudbuild", "pull-request", "terraform"}}, planned},
+		"main":            {[][]string{{"scripts/cloudbuild", "main", "terraform"}}, applied},
+		"cloudbuild.yaml": {steps, applied},
 	} {
 		dir := t.TempDir()
 		tool(t, dir, "go")
 		tool(t, dir, "terraform")
-		cmd := exec.CommandContext(t.Context(), filepath.Join(root, "scripts", "cloudbuild"), event, "terraform")
-		cmd.Env = append(os.Environ(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", event, err, out)
+		for _, command := range want.commands {
+			cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
+			cmd.Dir, cmd.Env = root, append(os.Environ(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v\n%s", event, err, out)
+			}
 		}
 		calls, err := os.ReadFile(filepath.Join(dir, "calls"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, strings.Split(strings.TrimSpace(string(calls)), "\n")); diff != "" {
+		if diff := cmp.Diff(want.calls, strings.Split(strings.TrimSpace(string(calls)), "\n")); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", event, diff)
 		}
 	}

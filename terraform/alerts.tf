@@ -7,8 +7,8 @@ locals {
       title    = "flow runs are due and none is launched"
       severity = "CRITICAL"
       minutes  = 5
-      # The sweep sends what is due to the dispatcher again each minute.
-      query = "sum(increase(${local.promql.due}_sum${local.one}[10m])) > 0 unless sum(increase(${local.promql.launched}${local.one}[10m])) > 0"
+      # What waits for a limit, a pause or capacity is not overdue.
+      query = "sum(increase(${local.promql.overdue}_sum${local.one}[10m])) > 0 unless sum(increase(${local.promql.launched}${local.one}[10m])) > 0"
     }
     tick = {
       title    = "no complete sweep for five minutes"

@@ -4,9 +4,9 @@
 locals {
   charts = [
     { title = "Flow runs that finished, by outcome", unit = "1", queries = { "{{outcome}}" = "sum by (outcome) (increase(${local.promql.flow_runs}${local.one}[5m]))" } },
-    { title = "Launches, and what the sweep found due", unit = "1", queries = {
+    { title = "Launches, and what is overdue", unit = "1", queries = {
       launched = "sum(increase(${local.promql.launched}${local.one}[5m]))"
-      due      = "sum(increase(${local.promql.due}_sum${local.one}[5m]))"
+      overdue  = "sum(increase(${local.promql.overdue}_sum${local.one}[5m]))"
     } },
     { title = "Due → Cloud Run has the job", unit = "s", queries = { for p in ["0.5", "0.95"] : "{{work_pool}} ${p}" => "histogram_quantile(${p}, sum by (le, work_pool) (increase(${local.promql.queue_delay}_bucket${local.one}[10m])))" } },
     { title = "Cloud Run has the job → the flow runs", unit = "s", queries = { for p in ["0.5", "0.95"] : "{{work_pool}} ${p}" => "histogram_quantile(${p}, sum by (le, work_pool) (increase(${local.promql.start_delay}_bucket${local.one}[10m])))" } },

@@ -16,7 +16,7 @@ locals {
     cost         = { filter = local.finished, title = "Estimated cost of a flow run's container", value = "cost_usd_estimate", unit = "USD", bounds = [for i in range(24) : 0.00001 * pow(2, i)], labels = ["work_pool", "outcome"] }
     launched     = { filter = "jsonPayload.did=\"launched\"", title = "Launches", labels = [] }
     swept        = { filter = "jsonPayload.message=\"swept\"", title = "Sweeps that were complete", labels = [] }
-    due          = { filter = "jsonPayload.message=\"swept\"", title = "Flow runs that the sweep found due", value = "sweep.dispatch", unit = "1", bounds = [for i in range(14) : pow(2, i) - 0.5], labels = [] }
+    overdue      = { filter = "jsonPayload.message=\"swept\"", title = "Flow runs that should have been launched by now", value = "sweep.overdue", unit = "1", bounds = [for i in range(14) : pow(2, i) - 0.5], labels = [] }
     repaired     = { filter = "jsonPayload.message=\"repaired\"", title = "Differences that the sweep repaired", labels = [] }
     errors       = { filter = "severity>=ERROR", title = "Lines that ask for a person", labels = [] }
   }

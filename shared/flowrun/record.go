@@ -40,6 +40,9 @@ const (
 	StateCancelled  StateType = "CANCELLED"
 )
 
+// AwaitingCapacity is the name of the SCHEDULED state of a flow run that waits for room at Cloud Run.
+const AwaitingCapacity = "AwaitingCapacity"
+
 // Terminal reports whether a flow run in a state of this type has ended.
 func (t StateType) Terminal() bool {
 	switch t {

@@ -29,9 +29,6 @@ type Budget interface {
 // still, after an outage, are not to be launched all at once.
 const turnFor = 30 * time.Second
 
-// awaitingCapacity is the name of the state of a flow run that waits for capacity.
-const awaitingCapacity = "AwaitingCapacity"
-
 // errCapacity marks a job that Cloud Run definitely refused to create now.
 var errCapacity = errors.New("no capacity")
 
@@ -193,7 +190,7 @@ func (l *Launcher) waitingSince(ctx context.Context, rec flowrun.Record, fr pref
 	if waited, ok := rec.Waited(); ok {
 		return waited.WaitingSince, nil
 	}
-	if fr.StateName != awaitingCapacity && fr.StateType != flowrun.StatePending {
+	if fr.StateName != flowrun.AwaitingCapacity && fr.StateType != flowrun.StatePending {
 		return since, nil
 	}
 	states, err := l.flowRuns.FlowRunStates(ctx, fr.ID)
@@ -202,7 +199,7 @@ func (l *Launcher) waitingSince(ctx context.Context, rec flowrun.Record, fr pref
 	}
 	for _, st := range slices.Backward(states) {
 		switch st.Name {
-		case awaitingCapacity:
+		case flowrun.AwaitingCapacity:
 			since = st.Timestamp
 		case "Pending", "Late", prefect.AwaitingSlot:
 		default:

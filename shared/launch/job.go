@@ -308,7 +308,7 @@ func (l *Launcher) failed(ctx context.Context, holder string, rec flowrun.Record
 		event = flowrun.PutBack{
 			Holder: holder, Reason: err.Error(), Region: wait.region, SlotAt: wait.at, WaitingSince: wait.since,
 			Report: &flowrun.Report{
-				Type: flowrun.StateScheduled, Name: awaitingCapacity, ScheduledTime: wait.at,
+				Type: flowrun.StateScheduled, Name: flowrun.AwaitingCapacity, ScheduledTime: wait.at,
 				Message: fmt.Sprintf("Cloud Run has no capacity for this flow run now; it is launched at %s. Waiting since %s: %v",
 					wait.at.UTC().Format(time.TimeOnly), wait.since.UTC().Format(time.RFC3339), err),
 			},

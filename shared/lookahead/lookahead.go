@@ -58,8 +58,13 @@ func New(p Prefect, l Ledger, m Messages, by time.Duration, now func() time.Time
 	return &Ahead{prefect: p, ledger: l, messages: m, by: by, now: now, timers: map[string]map[string]time.Time{}}
 }
 
-// Done counts what was sent.
-type Done struct{ Dispatched, Timers, Wakes int }
+// Done counts what was sent, and flow runs that are Overdue: due for so long that they should have
+// been launched, and nothing that is known of them says what they wait for. Those of a pool with a limit
+// or a pause wait for that, as far as anybody can tell, and are not among them.
+type Done struct{ Dispatched, Timers, Wakes, Overdue int }
+
+// overdueAfter is two sweeps: what the first finds the dispatcher has had time for.
+const overdueAfter = 2 * time.Minute
 
 // Look has what is due in the pool dispatched now, and what is due soon by a timer, its
 // deployment's lead before it is due. In a limited pool one message does for all that wait,
@@ -73,6 +78,7 @@ func (a *Ahead) Look(ctx context.Context, pool string, start func(send func() er
 	now := a.now()
 	due := false
 	deployments := map[string]bool{} // with flow runs that wait for a slot of it
+	overdue := map[string]int{}      // flow runs, by deployment
 	leads := map[string]flowrun.Lead{}
 	before, keep := a.newTimers(pool)
 	each := func(fr prefect.FlowRun) error {
@@ -108,6 +114,9 @@ func (a *Ahead) Look(ctx context.Context, pool string, start func(send func() er
 		case limited && fr.RetryType() != prefect.RetryInProcess:
 			due = true
 		default: // also where its container should have run it again: Prefect tells a wake of no such flow run
+			if at.Before(now.Add(-overdueAfter)) && fr.StateName != flowrun.AwaitingCapacity && fr.RetryType() != prefect.RetryInProcess {
+				overdue[fr.DeploymentID]++
+			}
 			done.Dispatched++
 			start(func() error { return a.messages.Dispatch(ctx, fr.ID) })
 		}
@@ -134,6 +143,10 @@ func (a *Ahead) Look(ctx context.Context, pool string, start func(send func() er
 	}
 	for _, id := range slices.Sorted(maps.Keys(deployments)) {
 		wake(message.Wake{DeploymentID: id})
+		delete(overdue, id) // they wait behind those
+	}
+	for _, n := range overdue {
+		done.Overdue += n
 	}
 	return done, err
 }

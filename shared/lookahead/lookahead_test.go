@@ -238,3 +238,35 @@ func BenchmarkLook(b *testing.B) {
 		})
 	}
 }
+
+// What the alert on progress goes by: a flow run that should have been launched. What waits for a
+// limit, a pause or capacity is held back, and nobody has to get up for it.
+func TestWhatIsHeldBackIsNotOverdue(t *testing.T) {
+	for rule, tt := range map[string]struct {
+		change  func(*prefect.FlowRun)
+		ago     time.Duration
+		limited bool
+		want    int
+	}{
+		"due for long, and nothing holds it back":                {ago: 3 * time.Minute, want: 1},
+		"also where it is late":                                  {change: func(fr *prefect.FlowRun) { fr.StateName = "Late" }, ago: 3 * time.Minute, want: 1},
+		"due a moment ago the dispatcher may be at it":           {ago: time.Minute},
+		"it waits for a slot of its deployment":                  {change: func(fr *prefect.FlowRun) { fr.StateName = prefect.AwaitingSlot }, ago: 3 * time.Minute},
+		"it waits for capacity":                                  {change: func(fr *prefect.FlowRun) { fr.StateName = flowrun.AwaitingCapacity }, ago: 3 * time.Minute},
+		"its pool or queue has a limit, or is paused":            {ago: 3 * time.Minute, limited: true},
+		"others wait for a slot of its deployment, it is behind": {change: func(fr *prefect.FlowRun) { fr.DeploymentID = "full" }, ago: 3 * time.Minute},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			w, at := many(2, -tt.ago, 0), now
+			w.limited = tt.limited
+			w.flowRuns[1].DeploymentID, w.flowRuns[1].StateName = "full", prefect.AwaitingSlot
+			if tt.change != nil {
+				tt.change(&w.flowRuns[0])
+			}
+			done, err := w.ahead(&at).Look(t.Context(), "etl", func(send func() error) { _ = send() })
+			if err != nil || done.Overdue != tt.want {
+				t.Errorf("%d are overdue, want %d; error %v", done.Overdue, tt.want, err)
+			}
+		})
+	}
+}

@@ -32,10 +32,11 @@ const (
 	proposed             = "propose_"
 
 	// What is counted and changes nothing.
-	Looks  Kind = "looks"  // flow runs that did not agree with their records were looked at
-	Checks Kind = "checks" // executions were read that their jobs say are alive
-	Strays Kind = "strays" // executions that the ledger does not hold were looked at
-	Busy   Kind = "busy"   // somebody else was at it, or an execution is being stopped
+	Looks   Kind = "looks"   // flow runs that did not agree with their records were looked at
+	Checks  Kind = "checks"  // executions were read that their jobs say are alive
+	Strays  Kind = "strays"  // executions that the ledger does not hold were looked at
+	Busy    Kind = "busy"    // somebody else was at it, or an execution is being stopped
+	Overdue Kind = "overdue" // flow runs should have been launched by now, and wait for no limit, pause or capacity
 )
 
 // Act is one thing that a sweep did, or, in a dry run, would have done.

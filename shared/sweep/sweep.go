@@ -179,7 +179,8 @@ func (s *Sweeper) sweep(ctx context.Context, holder string, count int) (Report, 
 			defer w.finish()
 			w.start(func() error { return s.ready(ctx, pool) })
 			w.start(func() error {
-				_, err := s.ahead.Look(ctx, pool, w.start) // acts count what it sends
+				done, err := s.ahead.Look(ctx, pool, w.start) // acts count what it sends
+				w.counts(Overdue, done.Overdue)
 				return err
 			})
 			<-surveyed

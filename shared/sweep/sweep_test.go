@@ -49,6 +49,7 @@ func TestOneSweep_Prefect18766_21932(t *testing.T) {
 		report Report
 	}{
 		"what is due is dispatched now":                   {one("a", flowrun.StateScheduled, due), []string{"dispatch a"}, Report{Dispatch: 1}},
+		"what was due for long is counted, too":           {one("a", flowrun.StateScheduled, -3*time.Minute), []string{"dispatch a"}, Report{Dispatch: 1, Overdue: 1}},
 		"what is due this instant is dispatched now":      {one("a", flowrun.StateScheduled, 0), []string{"dispatch a"}, Report{Dispatch: 1}},
 		"what is due soon gets a timer at that time":      {one("a", flowrun.StateScheduled, soon), []string{"timer a in 1m0s due"}, Report{Timer: 1}},
 		"what is due later is left to a later sweep":      {one("a", flowrun.StateScheduled, far), nil, Report{}},

@@ -56,10 +56,14 @@ func (w *work) start(call func() error) {
 	})
 }
 
-func (w *work) count(k Kind) {
+func (w *work) count(k Kind) { w.counts(k, 1) }
+
+func (w *work) counts(k Kind, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.report[k]++
+	if n > 0 {
+		w.report[k] += n
+	}
 }
 
 func (w *work) failed(err error) {

@@ -72,7 +72,7 @@ func (f Facts) scheduled() answer {
 	fr := f.FlowRun
 	at := fr.Due()
 	switch {
-	case fr.StateName == "AwaitingCapacity":
+	case fr.StateName == flowrun.AwaitingCapacity:
 		return answer{cause: "It waits for capacity at Cloud Run: " + f.message(), next: "It is tried again at its time, " + clock(at) + ".", at: at, do: "If many wait, ask for more quota or add a region: docs/limits.md."}
 	case fr.StateName == "AwaitingRetry" && fr.RetryType() == "in_process" && f.alive():
 		return answer{cause: "The flow failed and tries again itself, in its container, which waits until then.", next: "The container goes on at " + clock(at) + ".", at: at}

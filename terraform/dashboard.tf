@@ -44,7 +44,7 @@ resource "google_monitoring_dashboard" "this" {
         }
         }], [{
         title     = "Lines that ask for a person"
-        logsPanel = { filter = "${local.functions_log_filter} AND severity>=WARNING", resourceNames = ["projects/${var.project}"] }
+        logsPanel = { filter = "${local.functions_log_filter} AND severity>=WARNING" }
       }])
     }
   })

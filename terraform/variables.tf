@@ -306,7 +306,7 @@ variable "vpc" {
 }
 
 variable "kms_key" {
-  description = "The id of a Cloud KMS key in region that encrypts what the module stores (projects/P/locations/R/keyRings/K/cryptoKeys/C). The README has the commands to run first."
+  description = "The id of a Cloud KMS key in region that encrypts what the module stores (projects/P/locations/R/keyRings/K/cryptoKeys/C). It has to be there before the plan. The README has the commands to run first."
   type        = string
   default     = null
 

@@ -44,7 +44,7 @@ module "pushpool" {
   project         = var.project
   region          = var.region
   prefect_api_url = var.prefect_api_url
-  work_pools      = var.work_pools
+  work_pools      = setunion(var.work_pools, var.existing_work_pools)
 
   prefect_api_key       = var.prefect_api_key_version == null ? null : { version = var.prefect_api_key_version }
   prefect_api_key_value = var.prefect_api_key
@@ -60,6 +60,7 @@ module "prefect" {
   source = "../../modules/prefect_connection"
 
   work_pools             = { for pool in var.work_pools : pool => {} }
+  existing_work_pools    = var.existing_work_pools
   region                 = module.pushpool.region
   flow_service_account   = module.pushpool.flow_service_account
   webhook                = var.webhook != "none"

@@ -33,6 +33,12 @@ variable "work_pools" {
   default     = ["cloud-run"]
 }
 
+variable "existing_work_pools" {
+  description = "Work pools that exist already, such as a worker's, to serve as well; they stay as they are."
+  type        = set(string)
+  default     = []
+}
+
 variable "webhook" {
   description = "public, internal or none; see the module's README."
   type        = string

@@ -98,7 +98,7 @@ resource "prefect_automation" "this" {
       })
       match_related = jsonencode({
         "prefect.resource.role" = "work-pool"
-        "prefect.resource.name" = sort(keys(var.work_pools))
+        "prefect.resource.name" = sort(setunion(keys(var.work_pools), var.existing_work_pools))
       })
       expect    = ["prefect.flow-run.*"]
       for_each  = ["prefect.resource.id"]

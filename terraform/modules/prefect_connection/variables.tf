@@ -14,13 +14,29 @@ variable "work_pools" {
   }))
 
   validation {
-    condition     = length(var.work_pools) > 0 && alltrue([for name, p in var.work_pools : name == trimspace(name) && !can(regex("[,*!]|^[Pp]refect", name))])
-    error_message = "work_pools: write one or more, with names without comma, asterisk, exclamation mark or space around them, and not beginning with prefect."
+    condition     = alltrue([for name, p in var.work_pools : name == trimspace(name) && !can(regex("[,*!]|^[Pp]refect", name))])
+    error_message = "work_pools: write names without comma, asterisk, exclamation mark or space around them, and not beginning with prefect."
   }
 
   validation {
     condition     = alltrue([for p in var.work_pools : can(keys(jsondecode(p.job_variables)))])
     error_message = "work_pools: write job_variables as jsonencode({ … })."
+  }
+}
+
+variable "existing_work_pools" {
+  description = "Names of work pools that exist already, such as a worker's: Prefect tells of their flow runs as well, and they stay as they are."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for name in var.existing_work_pools : name == trimspace(name) && name != "" && !can(regex("[,*!]", name)) && !contains(keys(var.work_pools), name)])
+    error_message = "existing_work_pools: write names that are not among work_pools, without comma, asterisk, exclamation mark or space around them."
+  }
+
+  validation {
+    condition     = length(var.existing_work_pools) + length(var.work_pools) > 0
+    error_message = "existing_work_pools: write one, or make one with work_pools."
   }
 }
 

@@ -25,10 +25,16 @@ run "somebody_is_told" {
     prefect_api_key_version = 1
     webhook                 = "none"
     alert_emails            = ["on-call@example.com"]
+    existing_work_pools     = ["workers"]
   }
 
   assert {
     condition     = length(google_monitoring_notification_channel.email) == 1
     error_message = "alerts go to the address"
+  }
+
+  assert {
+    condition     = toset(module.pushpool.work_pools) == toset(["cloud-run", "workers"]) && module.prefect.work_pools == tolist(["cloud-run"])
+    error_message = "a work pool that exists is served, and not made"
   }
 }

@@ -61,6 +61,29 @@ run "flows_by_the_internet" {
   }
 }
 
+run "existing_work_pools" {
+  command = plan
+
+  variables {
+    existing_work_pools = ["workers"]
+  }
+
+  assert {
+    condition     = sort(keys(prefect_work_pool.this)) == tolist(["cloud-run", "gpu"]) && jsondecode(prefect_automation.this["webhook"].trigger.event.match_related)["prefect.resource.name"] == ["cloud-run", "gpu", "workers"]
+    error_message = "a work pool that exists is watched, and not made"
+  }
+}
+
+run "existing_work_pool_that_is_made" {
+  command = plan
+
+  variables {
+    existing_work_pools = ["gpu"]
+  }
+
+  expect_failures = [var.existing_work_pools]
+}
+
 run "without_webhook" {
   command = plan
 

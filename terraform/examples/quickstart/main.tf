@@ -26,7 +26,7 @@ provider "google" {
   region  = var.region
 }
 
-# For a server with basic authentication: basic_auth_key = var.prefect_auth_string.
+# A server with basic authentication needs basic_auth_key here and prefect_auth_string below; examples/production has both.
 provider "prefect" {
   endpoint = var.prefect_api_url
   api_key  = var.prefect_api_key

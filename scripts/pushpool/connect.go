@@ -57,11 +57,11 @@ func (c *connectCommand) Run(ctx context.Context) error {
 	defer done()
 	template, err := connect.Template(ctx, in.Prefect, in.Config, request.Values(c.Default))
 	if err != nil {
-		return fmt.Errorf("%w; repeat the command, which leaves alone what is as it should be", err)
+		return err
 	}
 	result, err := connect.Run(ctx, in.Prefect, connect.Plan{Webhook: setup, Template: template, ServiceAccount: in.FlowServiceAccount, Dry: c.DryRun})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; repeat the command, which leaves alone what is as it should be", err)
 	}
 	result.Warnings = append(result.Warnings, unknown...)
 	return c.print(result, func(w io.Writer) { describeChanges(w, result, c.DryRun) })

@@ -76,8 +76,8 @@ func webhook(t *testing.T, p *prefectServer) {
 		}
 	}
 	p.rule(t, "setting up the webhook again changes what is different, and nothing else", func(t *testing.T) {
-		other := changed
-		other.Secret = "another"
+		other, unknown := changed, changed
+		other.Secret, unknown.Secret = "another", ""
 		for _, test := range []struct {
 			setup prefect.WebhookSetup
 			want  []prefect.Change

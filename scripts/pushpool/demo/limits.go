@@ -323,18 +323,20 @@ func (d *demo) patch(ctx context.Context, path string, fields map[string]any) er
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPatch, d.APIURL()+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode > 299 {
-		return fmt.Errorf("PATCH %s: %s", path, resp.Status)
-	}
-	return nil
+	return until(ctx, "PATCH "+path, func(ctx context.Context) (bool, error) { // a server on SQLite is too busy now and then
+		req, err := http.NewRequestWithContext(ctx, http.MethodPatch, d.APIURL()+path, bytes.NewReader(body))
+		if err != nil {
+			return false, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return false, err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode > 299 {
+			return false, fmt.Errorf("PATCH %s: %s", path, resp.Status)
+		}
+		return true, nil
+	})
 }

@@ -168,13 +168,19 @@ func (s *Stack) deployFlow(ctx context.Context, root, venv string) error {
 	s.Say("deploying the flow: prefect deploy --all")
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(venv, "bin", "prefect"), "--no-prompt", "deploy", "--all")
-	cmd.Dir = flow
-	cmd.Env = append(s.prefectEnv(venv, "client"), "PREFECT_API_URL="+s.apiURL, "WORK_POOL="+WorkPool, "FLOW_DIR="+flow)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("deploy the flow: %w:\n%s", err, out)
+	deploy := func() error {
+		cmd := exec.CommandContext(ctx, filepath.Join(venv, "bin", "prefect"), "--no-prompt", "deploy", "--all")
+		cmd.Dir = flow
+		cmd.Env = append(s.prefectEnv(venv, "client"), "PREFECT_API_URL="+s.apiURL, "WORK_POOL="+WorkPool, "FLOW_DIR="+flow)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("deploy the flow: %w:\n%s", err, out)
+		}
+		return nil
 	}
-	return nil
+	if deploy() == nil {
+		return nil
+	}
+	return deploy() // on a machine that is busy it fails now and then, and does not say why
 }
 
 func (s *Stack) prefectEnv(venv, home string) []string {

@@ -17,7 +17,7 @@ locals {
     launched     = { filter = "jsonPayload.did=\"launched\"", title = "Launches", labels = [] }
     swept        = { filter = "jsonPayload.message=\"swept\"", title = "Sweeps that were complete", labels = [] }
     overdue      = { filter = "jsonPayload.message=\"swept\"", title = "Flow runs that should have been launched by now", value = "sweep.overdue", unit = "1", bounds = [for i in range(14) : pow(2, i) - 0.5], labels = [] }
-    repaired     = { filter = "jsonPayload.message=\"repaired\"", title = "Differences that the sweep repaired", labels = [] }
+    repaired     = { filter = "jsonPayload.message=(\"repaired\" OR \"left alone\")", title = "Differences that the sweep found", labels = [] }
     errors       = { filter = "severity>=ERROR", title = "Lines that ask for a person", labels = [] }
   }
 

@@ -64,7 +64,7 @@ func newSweeper(ctx context.Context, s install.Surroundings, cfg config, acts *s
 	ahead := lookahead.New(c.Prefect, records, messages, cfg.LookAhead, time.Now)
 	return sweep.New(c.Prefect, acts.Pools(c.Prefect), ahead, cloudRun, writes, records, settler, messages, acts, log, sweep.Config{
 		WorkPools: cfg.WorkPools, Projects: c.SettleConfig.Projects, Regions: cfg.Regions, Name: cfg.Name,
-		EventGrace: cfg.EventGrace, MaxLooks: cfg.maxLooks(), MaxChecks: maxChecks,
+		EventGrace: cfg.EventGrace, CancelGrace: cfg.CancelGrace, MaxLooks: cfg.maxLooks(), MaxChecks: maxChecks,
 		Readiness: cfg.Readiness, KeepJobsFor: cfg.KeepJobsFor, MaxDeletes: cfg.WritesPerMinute / 2, Now: time.Now,
 	}), nil
 }

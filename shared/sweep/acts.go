@@ -37,6 +37,8 @@ const (
 	Strays  Kind = "strays"  // executions that the ledger does not hold were looked at
 	Busy    Kind = "busy"    // somebody else was at it, or an execution is being stopped
 	Overdue Kind = "overdue" // flow runs should have been launched by now, and wait for no limit, pause or capacity
+	// Outlives: an execution is alive although its flow run ended longer ago than the grace.
+	Outlives Kind = "outlives"
 )
 
 // Act is one thing that a sweep did, or, in a dry run, would have done.
@@ -89,6 +91,17 @@ func (a *Acts) do(ctx context.Context, kind Kind, detail string, act func() erro
 	defer a.mu.Unlock()
 	a.acts = append(a.acts, done)
 	return nil
+}
+
+// leave counts and logs what is out of order and left as it is, and why.
+func (a *Acts) leave(ctx context.Context, kind Kind, why string) {
+	on, _ := ctx.Value(subjectKey{}).(subject)
+	if !a.dry {
+		a.log.WarnContext(ctx, "left alone", "kind", string(kind), "flow_run_id", on.flowRunID, "found", on.found, "why", why)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.acts = append(a.acts, Act{Kind: kind, FlowRunID: on.flowRunID, Found: on.found, Detail: why})
 }
 
 // subject is the flow run that is being looked at, and what was found of it.

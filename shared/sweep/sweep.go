@@ -105,6 +105,8 @@ type Config struct {
 	// EventGrace leaves an event, or whoever reached a verdict, time to do what the sweep
 	// would repair.
 	EventGrace time.Duration
+	// CancelGrace is how long an execution may be alive after its flow run ended.
+	CancelGrace time.Duration
 	// MaxLooks and MaxChecks bound the flow runs of one sweep, of all pools together, that are
 	// looked at and, more cheaply, whose execution is read. The rest takes its turn in the next.
 	MaxLooks, MaxChecks int

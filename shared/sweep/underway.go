@@ -76,6 +76,7 @@ func (s *Sweeper) settleOpen(ctx context.Context, pool string, listed []prefect.
 	for _, id := range slices.Sorted(maps.Keys(pairs)) {
 		p := pairs[id]
 		s.renew(ctx, p, w)
+		s.outlives(ctx, p, seen, w)
 		switch {
 		case p.record == nil:
 			// The container of a suspended flow run has left on purpose; resumed, it is SCHEDULED.
@@ -139,6 +140,24 @@ func (s *Sweeper) renew(ctx context.Context, p pair, w *work) {
 		}
 		return err
 	})
+}
+
+// outlives counts an execution that is alive although its flow run has ended. That of a flow run
+// which crashed or was cancelled is then stopped; none is because its flow run completed or
+// failed: it may still store results, or be cleaning up.
+func (s *Sweeper) outlives(ctx context.Context, p pair, seen *sight, w *work) {
+	if p.flowRun == nil || p.record == nil || p.flowRun.State == nil || !p.flowRun.StateType.Terminal() ||
+		!seen.alive(*p.record) || s.cfg.Now().Before(p.flowRun.State.Timestamp.Add(s.cfg.CancelGrace)) {
+		return
+	}
+	switch p.flowRun.StateType {
+	case flowrun.StateCompleted, flowrun.StateFailed:
+		s.acts.leave(about(ctx, p.id, found(p, seen)), Outlives, fmt.Sprintf(
+			"the flow told its end at %s, and its container may have work left; if it hangs, cancel execution %s",
+			p.flowRun.State.Timestamp.UTC().Format(time.RFC3339), p.record.ExecutionName))
+	default:
+		w.count(Outlives)
+	}
 }
 
 // busy reports whether somebody is at the flow run, or has just reached a verdict on it.

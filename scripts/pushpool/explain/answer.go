@@ -254,13 +254,19 @@ func (f Facts) final() answer {
 	}
 	a := answer{cause: "It ended " + cause, next: never}
 	switch {
-	case f.alive() && fr.StateType != flowrun.StateCompleted && fr.StateType != flowrun.StateFailed:
+	case f.alive() && f.toBeStopped():
 		a.next = "Its execution is still alive; the sweep stops it " + sweep + "."
 		if fr.State != nil {
 			a.at = fr.State.Timestamp.Add(f.Setting.CancelGrace)
 			a.next = fmt.Sprintf("Its execution is still alive; the sweep stops it within a minute after %s.", clock(a.at))
 		}
-	case f.Record.Status == flowrun.StatusLaunched && !f.alive():
+	case f.alive():
+		a.cause += " Its container has not ended: it may store results or clean up."
+		a.next = "Its execution ends by itself; the sweep counts it each minute, and never stops it."
+		if f.outlived() {
+			a.do = "If it hangs, cancel the execution: nothing is written over the flow run's state."
+		}
+	case f.Record.Status == flowrun.StatusLaunched:
 		a.next = "The execution's end is recorded by the finalizer, or by the sweep within two minutes."
 	case fr.StateType == flowrun.StateCrashed:
 		a.do = "Mend what the message names, then `prefect flow-run retry " + f.ID + "`, or ask for a new one."

@@ -141,7 +141,7 @@ func (f Facts) disagree() string {
 		return "the execution has ended, Prefect does not say so"
 	case f.Claim.Ours && state == flowrun.StateRunning && f.Execution == nil && f.CloudRunError == "":
 		return "Prefect says that it runs, Cloud Run does not have its execution"
-	case state.Terminal() && state != flowrun.StateCompleted && f.alive():
+	case state.Terminal() && f.alive() && (f.toBeStopped() || f.outlived()):
 		return "Prefect says that it ended, its execution is alive"
 	case f.Record.Unreported():
 		return "the ledger has a verdict that Prefect has not been told"
@@ -151,6 +151,18 @@ func (f Facts) disagree() string {
 
 // alive reports whether an execution of the flow run is under way.
 func (f Facts) alive() bool { return f.Execution != nil && f.Execution.Outcome == nil }
+
+// toBeStopped reports whether the flow run ended in a way that its execution may not outlive.
+func (f Facts) toBeStopped() bool {
+	return f.FlowRun.StateType == flowrun.StateCrashed || f.FlowRun.StateType == flowrun.StateCancelled
+}
+
+// outlived reports whether an execution is alive although the flow run has been as it is for
+// longer than the grace.
+func (f Facts) outlived() bool {
+	s := f.FlowRun.State
+	return f.alive() && s != nil && !f.Now.Before(s.Timestamp.Add(f.Setting.CancelGrace))
+}
 
 // ended reports whether the flow run's execution ended, or will never be.
 func (f Facts) ended() bool {

@@ -126,6 +126,14 @@ func TestWhatIsRareIsExplained(t *testing.T) {
 			facts: situation("CANCELLED", "Cancelled", "", ours(true), executes(listens, nil)), cause: "It ended CANCELLED", next: "the sweep stops it within a minute after 2026-01-02 12:00:00", at: now,
 			odds: "its execution is alive",
 		},
+		"completed and still executed": {
+			facts: situation("COMPLETED", "Completed", "", ours(true), executes(listens, nil)), cause: "Its container has not ended", next: "ends by itself", do: "cancel the execution",
+			odds: "its execution is alive",
+		},
+		"completed a moment ago": {
+			facts: situation("COMPLETED", "Completed", "", ours(true), executes(listens, nil), func(f *Facts) { f.FlowRun.State.Timestamp = now.Add(-time.Second) }),
+			cause: "Its container has not ended", next: "ends by itself",
+		},
 		"unknown": {
 			facts: situation("RUNNING", "Running", "", func(f *Facts) { f.FlowRun = nil }), cause: "Prefect has no such flow run", next: "nothing", do: "PREFECT_API_URL",
 		},

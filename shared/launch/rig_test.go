@@ -104,7 +104,7 @@ func (r *rig) start(apiURL string, o cloudruntest.Options, change ...func(*launc
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.cloudRun.Close() })
-	r.people, r.prefect = r.client(nil), r.client(r.count)
+	r.people, r.prefect = r.client(nil, patient{}), r.client(r.count, &http.Transport{DisableKeepAlives: true})
 	r.must(r.people.CreateWorkPool(t.Context(), "etl", "cloud-run-v2", template()))
 	flow, err := r.people.CreateFlow(t.Context(), "flow")
 	r.must(err)
@@ -129,11 +129,11 @@ func (r *rig) start(apiURL string, o cloudruntest.Options, change ...func(*launc
 	return r
 }
 
-func (r *rig) client(onCall func(method, path string, status int, took time.Duration)) *prefect.Client {
+func (r *rig) client(onCall func(method, path string, status int, took time.Duration), calls http.RoundTripper) *prefect.Client {
 	r.t.Helper()
 	c, err := prefect.New(prefect.Config{
 		APIURL: r.apiURL, AuthString: os.Getenv("PUSHPOOL_TEST_PREFECT_AUTH"), RequestsPerMinute: 60_000, OnCall: onCall,
-		HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		HTTPClient: &http.Client{Transport: calls},
 	})
 	r.must(err)
 	return c
@@ -268,8 +268,7 @@ func (r *rig) send(method, path string, fields map[string]any) {
 	r.must(err)
 	req, err := http.NewRequestWithContext(r.t.Context(), method, r.apiURL+path, bytes.NewReader(body))
 	r.must(err)
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := patient{}.RoundTrip(req)
 	r.must(err)
 	_ = resp.Body.Close()
 	if resp.StatusCode >= http.StatusMultipleChoices {

@@ -44,7 +44,7 @@ locals {
 
   # All instances that call Prefect at the same time, below: the dispatcher's, the finalizer's, the reconciler's.
   prefect_callers     = local.dispatcher.max_instances + local.finalizer.max_instances + local.reconciler.max_instances
-  requests_per_minute = floor(var.prefect_requests_per_minute / local.prefect_callers)
+  requests_per_minute = floor(coalesce(var.prefect_requests_per_minute, startswith(var.prefect_api_url, "https://api.prefect.cloud/") ? 500 : 2500) / local.prefect_callers)
 
   # What the functions share. The module function turns it into a function.
   installation = {

@@ -71,12 +71,12 @@ variable "flow_prefect_api_url" {
 }
 
 variable "prefect_requests_per_minute" {
-  description = "How many calls all functions together may make to Prefect's API in a minute. Prefect Cloud allows an account 625 (Hobby) to 5000 (Pro), other clients included."
+  description = "How many calls all functions together may make to Prefect's API in a minute. null: 500 where prefect_api_url is Prefect Cloud's, which allows an account 625 (Hobby) to 5000 (Pro), other clients included; else 2500."
   type        = number
-  default     = 2500
+  default     = null
 
   validation {
-    condition     = var.prefect_requests_per_minute >= 60 && floor(var.prefect_requests_per_minute) == var.prefect_requests_per_minute
+    condition     = var.prefect_requests_per_minute == null ? true : var.prefect_requests_per_minute >= 60 && floor(var.prefect_requests_per_minute) == var.prefect_requests_per_minute
     error_message = "prefect_requests_per_minute: write a whole number of 60 or more."
   }
 }

@@ -228,3 +228,16 @@ run "everything" {
     error_message = "who creates a job has to be able to read its image"
   }
 }
+
+run "prefect_cloud" {
+  command = plan
+
+  variables {
+    prefect_api_url = "https://api.prefect.cloud/api/accounts/0a/workspaces/0b"
+  }
+
+  assert {
+    condition     = local.requests_per_minute * local.prefect_callers <= 625 && local.requests_per_minute >= 60
+    error_message = "all functions together stay under what Prefect Cloud's smallest tier allows"
+  }
+}

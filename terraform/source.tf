@@ -48,8 +48,9 @@ resource "google_storage_bucket_object" "source" {
   name   = "source-${data.archive_file.source.output_sha256}.zip"
   source = data.archive_file.source.output_path
 
-  # The functions name this object, and so wait for what their builds need.
+  # The functions name this object, and so wait for what their builds and their key need.
   depends_on = [
+    google_kms_crypto_key_iam_member.agent,
     google_project_iam_member.build_logs,
     google_project_iam_member.build_copied_source,
     google_artifact_registry_repository_iam_member.build_images,

@@ -20,5 +20,5 @@ output "operator_env" {
 
 output "next_step" {
   description = "What to do now."
-  value       = "Deploy a flow to work pool ${join(" or ", var.work_pools)}, with an image in a registry that ${module.pushpool.flow_service_account} can read, and Quick Run it in Prefect; examples/weather shows how."
+  value       = "Deploy a flow to work pool ${join(" or ", setunion(var.work_pools, var.existing_work_pools))}, with an image in a registry that ${module.pushpool.flow_service_account} can read, and Quick Run it in Prefect; examples/weather shows how."
 }

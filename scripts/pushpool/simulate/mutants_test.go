@@ -102,6 +102,24 @@ var mutants = []mutant{
 		old:  "case earlier:",
 		new:  "case earlier && false:",
 	},
+	{
+		name: "a quota is a verdict", rule: "7, no flow run crashes because of a 429",
+		file: "shared/cloudrun/cloudrun.go",
+		old:  "case codes.ResourceExhausted:\n\t\te.Fault = flowrun.Refused\n",
+		new:  "case codes.ResourceExhausted:\n\t\te.Fault = flowrun.Permanent\n",
+	},
+	{
+		name: "who was refused is proposed at once", rule: "8, a vain proposal in 30 s",
+		file: "shared/launch/deployment.go",
+		old:  "return now.Sub(*vain) < vainFor && !isDue(fr, now)\n\t}))\n\tfirst = first[:min(len(first), free(d))]\n",
+		new:  "return false && !isDue(fr, now)\n\t}))\n",
+	},
+	{
+		name: "headers in errors", rule: "10, no secret is told",
+		file: "shared/prefect/fault.go",
+		old:  `f.Err = fmt.Errorf("status %d: %s", resp.StatusCode, detail)`,
+		new:  `f.Err = fmt.Errorf("status %d: %s %v", resp.StatusCode, detail, c.header)`,
+	},
 }
 
 // patched returns the mutant's source, and fails where the code that it changes has moved.

@@ -1,7 +1,9 @@
 package launch_test
 
 import (
+	"encoding/json"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -27,4 +29,21 @@ func (patient) RoundTrip(req *http.Request) (*http.Response, error) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// authorize signs a call to a server that has an auth string and protects against forged calls.
+func (r *rig) authorize(req *http.Request, auth string) {
+	user, password, _ := strings.Cut(auth, ":")
+	req.SetBasicAuth(user, password)
+	client := r.holder()
+	ask, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.apiURL+"/csrf-token?client="+client, nil)
+	r.must(err)
+	ask.SetBasicAuth(user, password)
+	resp, err := patient{}.RoundTrip(ask)
+	r.must(err)
+	defer func() { _ = resp.Body.Close() }()
+	var answer struct{ Token string }
+	r.must(json.NewDecoder(resp.Body).Decode(&answer))
+	req.Header.Set("Prefect-Csrf-Client", client)
+	req.Header.Set("Prefect-Csrf-Token", answer.Token)
 }

@@ -268,6 +268,9 @@ func (r *rig) send(method, path string, fields map[string]any) {
 	r.must(err)
 	req, err := http.NewRequestWithContext(r.t.Context(), method, r.apiURL+path, bytes.NewReader(body))
 	r.must(err)
+	if auth := os.Getenv("PUSHPOOL_TEST_PREFECT_AUTH"); auth != "" {
+		r.authorize(req, auth)
+	}
 	resp, err := patient{}.RoundTrip(req)
 	r.must(err)
 	_ = resp.Body.Close()

@@ -146,6 +146,30 @@ func TestARefusalIsNotTheEndOfALaunchThatWasMade(t *testing.T) {
 	}
 }
 
+// TestARefusalIsNoVerdictWhileNobodyCanLook holds that out of quota, for the launch as for the look whether
+// an earlier try made it, the flow run is left to the next delivery.
+func TestARefusalIsNoVerdictWhileNobodyCanLook(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
+	if err := r.dispatch(fr.ID); err == nil {
+		t.Fatal("the first delivery was acknowledged")
+	}
+	r.mu.Lock()
+	r.cloudFault = func(string, cloudruntest.Phase) error { return status.Error(codes.ResourceExhausted, "Quota exceeded") }
+	r.mu.Unlock()
+	r.later(callTimeout)
+	if err := r.dispatch(fr.ID); err == nil {
+		t.Fatal("the second delivery was acknowledged")
+	}
+	r.mu.Lock()
+	r.cloudFault = nil
+	r.mu.Unlock()
+	r.later(callTimeout)
+	r.must(r.dispatch(fr.ID))
+	r.launchedOnce(fr.ID)
+}
+
 // TestAJobThatIsBeingDeletedIsNoVerdict holds that a name that is taken, by nobody who can be
 // asked, is tried again.
 func TestAJobThatIsBeingDeletedIsNoVerdict(t *testing.T) {

@@ -289,7 +289,8 @@ func (l *Launcher) unlessMade(ctx context.Context, id flowrun.LaunchID, name clo
 	case err == nil && labels[cloudrun.LabelLaunch] == string(id):
 		return nil
 	case err != nil && flowrun.FaultOf(err) != flowrun.NotFound && flowrun.FaultOf(err) != flowrun.Permanent:
-		return &flowrun.Error{Act: "look whether an earlier try made job " + name.String(), Err: errors.Join(err, failed)}
+		// Of the refusal its words alone: it is not what this launch came to.
+		return &flowrun.Error{Act: "look whether an earlier try made job " + name.String(), Err: fmt.Errorf("%w; before that: %s", err, failed.Error())}
 	}
 	return failed
 }

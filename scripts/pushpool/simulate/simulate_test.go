@@ -45,8 +45,8 @@ func TestMain(m *testing.M) {
 // TestNothingIsLostWhateverBreaks is the simulation: scripts/simulate runs it with its own numbers.
 func TestNothingIsLostWhateverBreaks(t *testing.T) {
 	start := time.Now()
-	if *processes > 1 {
-		s := inProcesses(t, *processes)
+	if n := min(*processes, (*flowRuns+worldSize-1)/worldSize); n > 1 { // no more than there are worlds
+		s := inProcesses(t, n)
 		s.Wall = time.Since(start).Seconds()
 		tell(t, s)
 		return

@@ -21,7 +21,7 @@ func (s *Settler) Agrees(fr prefect.FlowRun, rec flowrun.Record) bool {
 	same := cloudrun.JobOf(fr.InfrastructurePID, rec.LaunchID) == rec.JobName
 	switch fr.StateType {
 	case flowrun.StatePending:
-		return fr.State != nil && fr.State.Details.TransitionID == string(rec.LaunchID) && !s.late(fr)
+		return fr.State != nil && fr.State.Details.TransitionID == string(rec.LaunchID) && !s.late(rec, fr)
 	case flowrun.StateRunning, flowrun.StatePaused:
 		return same
 	case flowrun.StateScheduled:
@@ -132,9 +132,14 @@ func (s *Settler) abandon(ctx context.Context, holder string, rec flowrun.Record
 	return rec, err
 }
 
-// late reports whether a PENDING flow run has passed its start deadline.
-func (s *Settler) late(fr prefect.FlowRun) bool {
-	return s.cfg.StartDeadline > 0 && !s.cfg.Now().Before(stateAt(fr).Add(s.cfg.StartDeadline))
+// late reports whether a PENDING flow run has passed its start deadline. A launch that came late itself
+// has all of it.
+func (s *Settler) late(rec flowrun.Record, fr prefect.FlowRun) bool {
+	since := stateAt(fr)
+	if rec.LaunchedAt.After(since) {
+		since = rec.LaunchedAt
+	}
+	return s.cfg.StartDeadline > 0 && !s.cfg.Now().Before(since.Add(s.cfg.StartDeadline))
 }
 
 // outlived reports whether a flow run has ended for so long that its container has no

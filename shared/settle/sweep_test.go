@@ -77,6 +77,26 @@ func TestWhatAgreesCostsOneRead(t *testing.T) {
 	}
 }
 
+// TestALaunchThatCameLateHasAllOfItsTime holds that the start deadline of a flow run that was PENDING for long
+// before Cloud Run had its job begins with the job.
+func TestALaunchThatCameLateHasAllOfItsTime(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun()
+	l := r.claimed(fr.ID)
+	r.later(startDeadline - time.Second)
+	r.apply(fr.ID,
+		flowrun.Attempted{Holder: "launcher", LaunchID: l.LaunchID, Region: region, JobName: l.JobName},
+		flowrun.Launched{Holder: "launcher", LaunchID: l.LaunchID, ExecutionName: executionOf(l).String()})
+	r.must(r.people.UpdateFlowRun(t.Context(), fr.ID, map[string]any{"infrastructure_pid": l.JobName}))
+	r.cloudRun.start(l)
+	for _, after := range []time.Duration{time.Minute, startDeadline} {
+		r.later(after)
+		if agrees := r.settler.Agrees(r.read(fr.ID), r.record(fr.ID)); agrees != (after < startDeadline) {
+			t.Errorf("%s after the last look: agrees %t", after, agrees)
+		}
+	}
+}
+
 // TestAnEndThatNobodyToldIsFoundByACheck holds that what a check reads is believed at once
 // where it is an end, and twice where it is nothing.
 func TestAnEndThatNobodyToldIsFoundByACheck(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
 	"github.com/pushpool/pushpool/shared/install"
 	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/telemetry"
@@ -349,33 +350,15 @@ func TestNothingOfARequestForgesALogLine(t *testing.T) {
 	}
 }
 
-// endless is a connection whose body does not end by itself.
-type endless struct {
-	*httptest.ResponseRecorder
-	deadline time.Time
-}
-
-func (s *endless) SetReadDeadline(at time.Time) error {
-	s.deadline = at
-	return nil
-}
-
-func (s *endless) Read([]byte) (int, error) {
-	if s.deadline.IsZero() {
-		return 0, nil // and again
-	}
-	return 0, os.ErrDeadlineExceeded
-}
-
 // TestASlowBodyIsGivenUp holds that whoever has the secret cannot keep an instance waiting.
 func TestASlowBodyIsGivenUp(t *testing.T) {
 	h := newWebhook(&topic{}, []string{newSecret}, slog.New(slog.DiscardHandler))
-	conn := &endless{ResponseRecorder: httptest.NewRecorder()}
+	conn := &deliverytest.Endless{ResponseRecorder: httptest.NewRecorder()}
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/webhook", conn)
 	r.Header.Set("Authorization", bearer(newSecret))
 	start := time.Now()
 	h.ServeHTTP(conn, r)
-	if conn.Code != http.StatusBadRequest || conn.deadline.Before(start) || conn.deadline.Sub(start) > 5*time.Second {
-		t.Errorf("answered %d, with a deadline of %s", conn.Code, conn.deadline.Sub(start))
+	if conn.Code != http.StatusBadRequest || conn.Deadline.Before(start) || conn.Deadline.Sub(start) > 5*time.Second {
+		t.Errorf("answered %d, with a deadline of %s", conn.Code, conn.Deadline.Sub(start))
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pushpool/pushpool/shared/delivery"
+	"github.com/pushpool/pushpool/shared/delivery/deliverytest"
 	"github.com/pushpool/pushpool/shared/telemetry"
 )
 
@@ -94,30 +94,12 @@ func TestNobodyMakesAMessageYounger(t *testing.T) {
 	}
 }
 
-// endless is a connection whose body does not end by itself.
-type endless struct {
-	*httptest.ResponseRecorder
-	deadline time.Time
-}
-
-func (s *endless) SetReadDeadline(at time.Time) error {
-	s.deadline = at
-	return nil
-}
-
-func (s *endless) Read([]byte) (int, error) {
-	if s.deadline.IsZero() {
-		return 0, nil // and again
-	}
-	return 0, os.ErrDeadlineExceeded
-}
-
 func TestASlowPushIsGivenUp(t *testing.T) {
-	conn := &endless{ResponseRecorder: httptest.NewRecorder()}
+	conn := &deliverytest.Endless{ResponseRecorder: httptest.NewRecorder()}
 	h := delivery.HTTP(func(context.Context, delivery.Delivery) error { return nil }, delivery.Options{})
 	start := time.Now()
 	h.ServeHTTP(conn, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", conn))
-	if conn.Code != http.StatusBadRequest || conn.deadline.Before(start) || conn.deadline.Sub(start) > time.Minute {
-		t.Errorf("answered %d, with a deadline of %s", conn.Code, conn.deadline.Sub(start))
+	if conn.Code != http.StatusBadRequest || conn.Deadline.Before(start) || conn.Deadline.Sub(start) > time.Minute {
+		t.Errorf("answered %d, with a deadline of %s", conn.Code, conn.Deadline.Sub(start))
 	}
 }

@@ -2,13 +2,10 @@ package launch_test
 
 import (
 	"errors"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/flowrun"
-	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/message"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
@@ -20,12 +17,7 @@ func TestAPlainFlowRunTakesFewCalls(t *testing.T) { newRig(t).takesFewCalls() }
 
 // TestAPlainFlowRunTakesFewCallsOfRealServer counts them at the server that PUSHPOOL_TEST_PREFECT names.
 func TestAPlainFlowRunTakesFewCallsOfRealServer(t *testing.T) {
-	url := os.Getenv("PUSHPOOL_TEST_PREFECT")
-	if url == "" {
-		t.Skip("set PUSHPOOL_TEST_PREFECT to the URL of a Prefect server's API, ending in /api")
-	}
-	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
-	r.start(url, cloudruntest.Options{}).takesFewCalls()
+	newRealRig(t).takesFewCalls()
 }
 
 func (r *rig) takesFewCalls() {

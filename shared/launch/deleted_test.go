@@ -2,13 +2,10 @@ package launch_test
 
 import (
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/flowrun"
-	"github.com/pushpool/pushpool/shared/ledger"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -20,12 +17,7 @@ func TestAFlowRunOfADeletedDeploymentIsCancelled_Prefect16213(t *testing.T) {
 
 // TestAFlowRunOfADeletedDeploymentIsCancelledOfRealServer does the same at the server that PUSHPOOL_TEST_PREFECT names.
 func TestAFlowRunOfADeletedDeploymentIsCancelledOfRealServer(t *testing.T) {
-	url := os.Getenv("PUSHPOOL_TEST_PREFECT")
-	if url == "" {
-		t.Skip("set PUSHPOOL_TEST_PREFECT to the URL of a Prefect server's API, ending in /api")
-	}
-	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
-	r.start(url, cloudruntest.Options{}).cancelsWithoutDeployment()
+	newRealRig(t).cancelsWithoutDeployment()
 }
 
 func (r *rig) cancelsWithoutDeployment() {

@@ -3,9 +3,25 @@ package launch_test
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"strings"
+	"testing"
 	"time"
+
+	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
+	"github.com/pushpool/pushpool/shared/ledger"
 )
+
+// newRealRig is a rig with the server that PUSHPOOL_TEST_PREFECT names; without one the test is skipped.
+func newRealRig(t *testing.T) *rig {
+	t.Helper()
+	url := os.Getenv("PUSHPOOL_TEST_PREFECT")
+	if url == "" {
+		t.Skip("set PUSHPOOL_TEST_PREFECT to the URL of a Prefect server's API, ending in /api")
+	}
+	r := &rig{t: t, ledger: &fallibleLedger{Memory: ledger.NewMemory()}, messages: &outbox{}}
+	return r.start(url, cloudruntest.Options{})
+}
 
 // patient repeats what a server on SQLite is too busy to take.
 type patient struct{}

@@ -237,6 +237,18 @@ func (c *crowd) wrong() error {
 	return errors.Join(errs...)
 }
 
+// end waits until all have come to their end, holds each to its one true state, and tells how they ended.
+func (c *crowd) end(ctx context.Context) error {
+	if err := c.until(ctx, "have come to their end", len(c.all), (*fated).over); err != nil {
+		return err
+	}
+	if err := c.wrong(); err != nil {
+		return err
+	}
+	c.tell()
+	return nil
+}
+
 // tell says how many came to which end.
 func (c *crowd) tell() {
 	for _, f := range hundred {
@@ -318,16 +330,9 @@ func ledgerDeleted(ctx context.Context, d *demo) (figures, error) {
 		err = d.lose(ctx)
 	}
 	if err == nil {
-		err = c.until(ctx, "have come to their end", len(c.all), (*fated).over)
+		err = c.end(ctx)
 	}
-	if err == nil {
-		err = c.wrong()
-	}
-	if err != nil {
-		return figures{}, err
-	}
-	c.tell()
-	return figures{}, nil
+	return figures{}, err
 }
 
 // functionsKilled holds that a hundred flow runs come to their true ends while the functions are
@@ -344,15 +349,11 @@ func functionsKilled(ctx context.Context, d *demo) (figures, error) {
 	}
 	err = errors.Join(err, end())
 	if err == nil {
-		err = c.until(ctx, "have come to their end", len(c.all), (*fated).over)
-	}
-	if err == nil {
-		err = c.wrong()
+		err = c.end(ctx)
 	}
 	if err != nil {
 		return figures{}, err
 	}
-	c.tell()
 	var said []string
 	for _, kind := range slices.Sorted(maps.Keys(t.counts())) {
 		said = append(said, fmt.Sprintf("%d %s", t.counts()[kind], strings.ReplaceAll(kind, "_", " ")))

@@ -40,7 +40,7 @@ func Venv(ctx context.Context, root string, r Release, python string, say func(s
 	if have, err := os.ReadFile(done); err == nil && string(have) == string(want) {
 		return dir, nil
 	}
-	say("installing Prefect %s into .cache (about 400 MB; once, one to four minutes)", r.Version)
+	say("installing Prefect %s into .cache (about 250 MB; once, one to four minutes)", r.Version)
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err
 	}

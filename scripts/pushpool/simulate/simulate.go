@@ -2,7 +2,6 @@ package simulate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -159,56 +158,6 @@ func (w *world) sweep() {
 		}
 		of.serve("reconciler", name, http.MethodPost, nil, nil, func(int) {})
 	}
-}
-
-// arrive plans a flow run: when and how it comes, and how its container goes.
-func (w *world) arrive(n int, start time.Time) {
-	label := fmt.Sprintf("fr-%d", n)
-	if w.without[label] {
-		return
-	}
-	r := w.dice.of("plan " + label)
-	of := choose(r, deployments)
-	fr := &flowRun{label: label, deployment: of, ending: choose(r, endings), monitored: newMonitored()}
-	w.flowRuns[label] = fr
-	within := arrivals
-	if w.Crowd {
-		within = 5 * time.Second
-	}
-	at := start.Add(between(r, 0, within))
-	if w.scripted {
-		fr.deployment, fr.ending = deployments[n%len(deployments)].what, endings[n%len(endings)].what
-		at = start.Add(time.Duration(n) * 2500 * time.Millisecond)
-		w.script(n, fr, at)
-	}
-	body := map[string]any{"name": label}
-	how, ahead := r.IntN(10), between(r, 5*time.Second, 6*time.Minute)
-	w.loop.at(at, "arrive "+label, func() {
-		w.labels = append(w.labels, label)
-		switch {
-		case how < 3: // asked for by a message
-			data, _ := json.Marshal(map[string]any{"deployment": "flow/" + fr.deployment, "name": label})
-			w.pubsub.publish("pushpool-flow-runs", data, nil)
-			return
-		case how < 6:
-			body["state"] = map[string]any{"type": "SCHEDULED", "state_details": map[string]any{"scheduled_time": time.Now().Add(ahead)}}
-		}
-		status, answer := w.api(actor{}, http.MethodPost, "/deployments/"+w.deployments[fr.deployment].id+"/create_flow_run", body)
-		if status > 299 {
-			panic(fmt.Sprintf("create %s: %d %s", label, status, answer))
-		}
-	})
-}
-
-// script has a person act on some flow runs.
-func (w *world) script(n int, fr *flowRun, at time.Time) {
-	kind := map[int]Kind{2: UserCancel, 5: UserCancel, 9: UserCancel, 12: ExecutionDeleted, 17: UserRetry, 20: UserDelete}[n]
-	if kind == "" {
-		return
-	}
-	w.loop.at(at.Add(40*time.Second), string(kind)+" "+fr.label, func() {
-		w.act(fault{kind: kind, name: fr.label}, w.dice.of("script "+fr.label), fr)
-	})
 }
 
 // adopt learns the id of a new flow run, by its name.

@@ -158,11 +158,15 @@ func (s *Server) DeleteTask(_ context.Context, r *cloudtaskspb.DeleteTaskRequest
 	return &emptypb.Empty{}, nil
 }
 
-// Waiting is how many tasks have still to fire.
-func (s *Server) Waiting() int {
+// Waiting returns the body of the request of each task that has still to fire.
+func (s *Server) Waiting() [][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.tasks)
+	var bodies [][]byte
+	for _, t := range s.tasks {
+		bodies = append(bodies, t.proto.GetHttpRequest().GetBody())
+	}
+	return bodies
 }
 
 // ListTasks returns all tasks of a queue, by name, in one page.

@@ -67,6 +67,7 @@ output "operator_env" {
     TOPIC_EXECUTIONS          = google_pubsub_topic.executions.name
     DEAD_LETTER_SUBSCRIPTIONS = join(",", [module.dispatcher.dead_letter_subscription, module.finalizer.dead_letter_subscription])
     FLOW_SERVICE_ACCOUNT      = google_service_account.flows.email
+    SOURCE_BUCKET             = google_storage_bucket.source.name
     }, var.vpc == null ? {} : {
     FLOW_NETWORK      = var.vpc.network
     FLOW_SUBNETWORK   = var.vpc.subnetwork

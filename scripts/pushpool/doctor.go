@@ -15,8 +15,8 @@ type doctorCommand struct{ globals }
 func (doctorCommand) Help() string {
 	return `Examines the installation and changes nothing: Prefect's version and its side (work pools, webhook block, automation), the
 webhook with the secret that Prefect has, the ledger, subscriptions and what waits in them, dead letters, jobs near the limit,
-the last tick, audit entries, quotas, permissions of each identity but the build's and of Google's agents, secrets and images of flows, APIs. Each finding says what it is, why it matters, and
-what to do.
+the last tick, audit entries, quotas, permissions of each identity and of Google's agents, secrets and images of flows, APIs. Each finding says what it is, why it
+matters, and what to do.
 
 The exit status is 0 where nothing is wrong, 1 where there is a problem, and 2 where there is none but something could not be
 found out. Of your own it takes roles/viewer and roles/iam.securityReviewer on the project.

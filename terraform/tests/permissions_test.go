@@ -214,7 +214,7 @@ var asked = map[string][]string{
 	"firestore.Query.Where":             nil,
 }
 
-// roles are Google's own that the module grants to functions, by what they are granted for
+// roles are Google's own that the module grants, by what they are granted for
 // (https://cloud.google.com/iam/docs/roles-permissions).
 var roles = map[string][]string{
 	"roles/datastore.user": {
@@ -225,6 +225,14 @@ var roles = map[string][]string{
 	"roles/iam.serviceAccountUser":       {"iam.serviceAccounts.actAs"},
 	"roles/secretmanager.secretAccessor": {"secretmanager.versions.access"},
 	"roles/artifactregistry.reader":      {"artifactregistry.repositories.downloadArtifacts"},
+
+	"roles/artifactregistry.writer":              {"artifactregistry.repositories.uploadArtifacts"},
+	"roles/cloudkms.cryptoKeyEncrypterDecrypter": {"cloudkms.cryptoKeyVersions.useToEncrypt"},
+	"roles/iam.serviceAccountOpenIdTokenCreator": {"iam.serviceAccounts.getOpenIdToken"},
+	"roles/logging.logWriter":                    {"logging.logEntries.create"},
+	"roles/pubsub.subscriber":                    {"pubsub.subscriptions.consume"},
+	"roles/run.invoker":                          {"run.routes.invoke"},
+	"roles/storage.objectViewer":                 {"storage.objects.get"},
 }
 
 // unasked are permissions that no method names, with the reason why they are granted.
@@ -239,15 +247,27 @@ var unasked = map[string]string{
 // grant is a permission on a resource; of a project-wide grant, on the project.
 type grant struct{ permission, on string }
 
+// permissions are those that a grant is made for.
+func (o outcome) permissions(t *testing.T, member resource) []string {
+	t.Helper()
+	for _, r := range o.of("google_project_iam_custom_role") {
+		if r.text("id") == member.text("role") {
+			var all []string
+			for _, p := range r.Values["permissions"].([]any) {
+				all = append(all, p.(string))
+			}
+			return all
+		}
+	}
+	if roles[member.text("role")] == nil {
+		t.Errorf("%s grants %s: say in roles what it is for", member.Address, member.text("role"))
+	}
+	return roles[member.text("role")]
+}
+
 // grants returns what the identity of each function may do.
 func grants(t *testing.T, o outcome) map[string]map[grant]bool {
 	t.Helper()
-	custom := map[string][]string{}
-	for _, r := range o.of("google_project_iam_custom_role") {
-		for _, p := range r.Values["permissions"].([]any) {
-			custom[r.text("id")] = append(custom[r.text("id")], p.(string))
-		}
-	}
 	identity := map[string]string{}
 	for _, r := range o.of("google_service_account") {
 		identity[r.text("member")] = strings.TrimPrefix(r.text("account_id"), "pushpool-")
@@ -261,17 +281,13 @@ func grants(t *testing.T, o outcome) map[string]map[grant]bool {
 		if !ok || !strings.HasSuffix(r.Type, "_iam_member") {
 			continue
 		}
-		permissions := append(slices.Clone(custom[r.text("role")]), roles[r.text("role")]...)
-		if permissions == nil {
-			t.Errorf("%s grants %s: say in roles what it is for", r.Address, r.text("role"))
-		}
 		on := "project"
 		for _, key := range []string{"topic", "secret_id", "service_account_id", "repository", "name"} {
 			if s := r.text(key); s != "" {
 				on = s
 			}
 		}
-		for _, p := range permissions {
+		for _, p := range o.permissions(t, r) {
 			who[grant{p, on}] = true
 		}
 	}

@@ -17,23 +17,24 @@ import (
 	"github.com/pushpool/pushpool/scripts/pushpool/operator"
 )
 
-// need is a grant that somebody else than a function needs, or that depends on what flows use.
-type need struct {
+// Need is a grant that somebody else than a function needs, or that depends on what flows use.
+type Need struct {
 	Grant
-	// why and mend are empty where they are as for the functions' own grants.
-	why, mend string
+	// Why and Mend are empty where they are as for the functions' own grants.
+	Why, Mend string
 }
 
-// used is what flows use, as their work pools and deployments say.
-type used struct {
-	repositories map[repository]bool // images in Artifact Registry
-	accounts     map[string]bool     // e-mails that flows run as
+// Used is what flows use, as their work pools and deployments say.
+type Used struct {
+	Repositories map[Repository]bool // images in Artifact Registry
+	Accounts     map[string]bool     // e-mails that flows run as
 }
 
-type repository struct{ location, project, name string }
+// Repository is one of Artifact Registry.
+type Repository struct{ Location, Project, Name string }
 
-// around asks whether Google's own agents may do what the installation stands on, and whether the
-// images, secrets and identities of flows can be had.
+// around asks whether Google's own agents and the build may do what the installation stands on, and
+// whether the images, secrets and identities of flows can be had.
 func (g *Google) around(in *operator.Installation) func(context.Context) []Finding {
 	return func(ctx context.Context) []Finding {
 		number, err := g.number(ctx, in.Project)
@@ -48,7 +49,7 @@ func (g *Google) around(in *operator.Installation) func(context.Context) []Findi
 		if err != nil {
 			return []Finding{unknown(err, "")}
 		}
-		return g.ask(ctx, in.Config, needs(in.Config, number, writer, u))
+		return g.ask(ctx, in.Config, Needs(in.Config, number, writer, u))
 	}
 }
 
@@ -84,8 +85,8 @@ var (
 )
 
 // usedBy reads the images and identities that flows use by default and that deployments name.
-func usedBy(ctx context.Context, in *operator.Installation) (used, error) {
-	u := used{map[repository]bool{}, map[string]bool{}}
+func usedBy(ctx context.Context, in *operator.Installation) (Used, error) {
+	u := Used{map[Repository]bool{}, map[string]bool{}}
 	for _, name := range in.WorkPools {
 		pool, err := in.Prefect.WorkPool(ctx, name)
 		if err != nil {
@@ -118,24 +119,25 @@ func usedBy(ctx context.Context, in *operator.Installation) (used, error) {
 }
 
 // add takes what is plain: a placeholder is known only when a flow run is launched.
-func (u used) add(variables map[string]any) {
+func (u Used) add(variables map[string]any) {
 	image, _ := variables["image"].(string)
 	if m := inRepository.FindStringSubmatch(image); m != nil {
-		u.repositories[repository{m[1], m[2], m[3]}] = true
+		u.Repositories[Repository{m[1], m[2], m[3]}] = true
 	}
 	if account, _ := variables["service_account_name"].(string); isAccount.MatchString(account) {
-		u.accounts[account] = true
+		u.Accounts[account] = true
 	}
 }
 
-// needs are in the module, but for images and identities that somebody uses and has not told it of. The
+// Needs are in the module, but for images and identities that somebody uses and has not told it of. The
 // webhook's secret may have any name and is left out: without it the webhook does not start, and its own check says so.
-func needs(cfg operator.Config, number, writer string, u used) []need {
+// number is the project's, writer the log sink's identity, empty for no sink.
+func Needs(cfg operator.Config, number, writer string, u Used) []Need {
 	topic := func(id string) string { return "//pubsub.googleapis.com/projects/" + cfg.Project + "/topics/" + id }
 	agent := "service-" + number + "@gcp-sa-pubsub.iam.gserviceaccount.com"
-	var all []need
+	all := builds(cfg, number)
 	add := func(who, permission, on, why, mend string) {
-		all = append(all, need{Grant{Identity: who, Permission: permission, On: on}, why, mend})
+		all = append(all, Need{Grant{Identity: who, Permission: permission, On: on}, why, mend})
 	}
 	for _, from := range [][2]string{{"dispatcher", cfg.FlowRuns}, {"finalizer", cfg.Executions}} {
 		function, id := from[0], from[1]
@@ -148,7 +150,7 @@ func needs(cfg operator.Config, number, writer string, u used) []need {
 	if writer != "" {
 		add(writer, "pubsub.topics.publish", topic(cfg.Executions), "ends of executions are not told: the sweep finds them, minutes later", "")
 	}
-	accounts := maps.Clone(u.accounts)
+	accounts := maps.Clone(u.Accounts)
 	accounts[email(cfg, "flows")] = true
 	for _, who := range slices.Sorted(maps.Keys(accounts)) {
 		if who != email(cfg, "flows") { // whose grant is asked for beside the functions'
@@ -173,14 +175,36 @@ func needs(cfg operator.Config, number, writer string, u used) []need {
 			add(who, "secretmanager.versions.access", on, "flow runs that run as it do not start: their containers do not get what Prefect's API asks for", mend)
 		}
 	}
-	for _, r := range slices.SortedFunc(maps.Keys(u.repositories), func(a, b repository) int {
-		return cmp.Or(cmp.Compare(a.project, b.project), cmp.Compare(a.location, b.location), cmp.Compare(a.name, b.name))
+	for _, r := range slices.SortedFunc(maps.Keys(u.Repositories), func(a, b Repository) int {
+		return cmp.Or(cmp.Compare(a.Project, b.Project), cmp.Compare(a.Location, b.Location), cmp.Compare(a.Name, b.Name))
 	}) {
-		on := fmt.Sprintf("//artifactregistry.googleapis.com/projects/%s/locations/%s/repositories/%s", r.project, r.location, r.name)
+		on := fmt.Sprintf("//artifactregistry.googleapis.com/projects/%s/locations/%s/repositories/%s", r.Project, r.Location, r.Name)
 		for _, who := range []string{email(cfg, "dispatcher"), "service-" + number + "@serverless-robot-prod.iam.gserviceaccount.com"} {
 			add(who, "artifactregistry.repositories.downloadArtifacts", on, "Cloud Run cannot use the images of it: flow runs are tried again, and end CRASHED",
-				fmt.Sprintf("gcloud artifacts repositories add-iam-policy-binding %s --location=%s --project=%s --member=serviceAccount:%s --role=roles/artifactregistry.reader", r.name, r.location, r.project, who))
+				fmt.Sprintf("gcloud artifacts repositories add-iam-policy-binding %s --location=%s --project=%s --member=serviceAccount:%s --role=roles/artifactregistry.reader", r.Name, r.Location, r.Project, who))
 		}
+	}
+	return all
+}
+
+// builds are of the identity that Cloud Build has: functions that run do not need it.
+func builds(cfg operator.Config, number string) []Need {
+	const why = "functions cannot be built: the next apply that changes them fails, and those that are there go on"
+	project := "//cloudresourcemanager.googleapis.com/projects/" + cfg.Project
+	location, _, _ := strings.Cut(cfg.TasksQueue, "/queues/")
+	region := location[strings.LastIndex(location, "/")+1:]
+	grants := []Grant{
+		{"build", "logging.logEntries.create", project, ""},
+		{"build", "artifactregistry.repositories.uploadArtifacts", "//artifactregistry.googleapis.com/" + location + "/repositories/" + cfg.Name + "-functions", ""},
+		// The bucket that Cloud Functions copies sources to, which the grant on the project is bound to.
+		{"build", "storage.objects.get", project, "projects/_/buckets/gcf-v2-sources-" + number + "-" + region},
+	}
+	if cfg.SourceBucket != "" {
+		grants = append(grants, Grant{"build", "storage.objects.get", "//storage.googleapis.com/projects/_/buckets/" + cfg.SourceBucket, ""})
+	}
+	var all []Need
+	for _, g := range grants {
+		all = append(all, Need{g, why, ""})
 	}
 	return all
 }

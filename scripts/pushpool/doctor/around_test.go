@@ -50,7 +50,7 @@ func TestWhatIsAroundTheFunctionsIsAskedFor(t *testing.T) {
 		cloud           cloud
 		what, why, mend string // parts of them; no why: no problem
 	}{
-		"all are there": {cloud{sink: sink()}, "15 permissions of the identities are there", "", ""},
+		"all are there": {cloud{sink: sink()}, "19 permissions of the identities are there", "", ""},
 		"dead letters cannot be published": {
 			cloud{sink: sink(), denied: []string{"service-123 pubsub.topics.publish"}},
 			"service-123@gcp-sa-pubsub.iam.gserviceaccount.com may not pubsub.topics.publish on //pubsub.googleapis.com/projects/p/topics/flow-runs-dead-letter, " +
@@ -85,7 +85,14 @@ func TestWhatIsAroundTheFunctionsIsAskedFor(t *testing.T) {
 			cloud{sink: sink(), denied: []string{"writer-123 pubsub.topics.publish"}},
 			"writer-123@gcp-sa-logging.iam.gserviceaccount.com may not pubsub.topics.publish on //pubsub.googleapis.com/projects/p/topics/executions", "ends of executions are not told", "terraform apply",
 		},
-		"no sink":             {cloud{}, "14 permissions of the identities are there", "", ""},
+		"the build's log lines, images, and source": {
+			cloud{sink: sink(), denied: []string{"build logging.logEntries.create", "build artifactregistry.repositories.uploadArtifacts", "build storage.objects.get"}},
+			"pushpool-build@p.iam.gserviceaccount.com may not logging.logEntries.create on //cloudresourcemanager.googleapis.com/projects/p, " +
+				"artifactregistry.repositories.uploadArtifacts on //artifactregistry.googleapis.com/projects/p/locations/r/repositories/pushpool-functions, " +
+				"storage.objects.get on projects/_/buckets/gcf-v2-sources-123-r, storage.objects.get on //storage.googleapis.com/projects/_/buckets/p-pushpool-source-0a1b",
+			"the next apply that changes them fails", "terraform apply",
+		},
+		"no sink":             {cloud{}, "18 permissions of the identities are there", "", ""},
 		"services are hidden": {cloud{forbidden: "services"}, "read the number of project p", "", "--role=roles/serviceusage.serviceUsageViewer"},
 		"the sink is hidden":  {cloud{forbidden: "sinks"}, "read the log sink", "", "--role=roles/logging.viewer"},
 	} {

@@ -195,7 +195,7 @@ func (c cloud) troubleshoot(r *http.Request, answer reply, refuse refusal) {
 		refuse(http.StatusBadRequest, err.Error())
 	case !regexp.MustCompile(`^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$`).MatchString(t.Principal):
 		refuse(http.StatusBadRequest, "principal: "+t.Principal)
-	case !regexp.MustCompile(`^//[a-z]+\.googleapis\.com/projects/[a-z0-9]`).MatchString(t.FullResourceName):
+	case !regexp.MustCompile(`^//[a-z]+\.googleapis\.com/projects/[a-z0-9_]`).MatchString(t.FullResourceName):
 		refuse(http.StatusBadRequest, "fullResourceName: "+t.FullResourceName)
 	case !regexp.MustCompile(`^[a-z]+(\.[a-zA-Z]+){2}$`).MatchString(t.Permission):
 		refuse(http.StatusBadRequest, "permission: "+t.Permission)
@@ -208,8 +208,9 @@ func (c cloud) troubleshoot(r *http.Request, answer reply, refuse refusal) {
 		if slices.Contains(c.hidden, t.Permission) {
 			state = "UNKNOWN_INFO"
 		}
-		if strings.HasPrefix(t.Permission, "datastore.") && t.ConditionContext == nil {
-			state = "UNKNOWN_CONDITIONAL" // the grant is bound to one database
+		bound := strings.HasPrefix(t.Permission, "datastore.") || strings.HasPrefix(t.Permission, "storage.") && !strings.HasPrefix(t.FullResourceName, "//storage.")
+		if bound && t.ConditionContext == nil {
+			state = "UNKNOWN_CONDITIONAL" // the grant is bound to one database or bucket
 		}
 		answer(http.StatusOK, map[string]any{"overallAccessState": state})
 	}
@@ -220,6 +221,7 @@ func config() operator.Config {
 	cfg.Common = install.Common{Project: "p", Name: "pushpool", FlowRuns: "flow-runs"}
 	cfg.Executions, cfg.Regions, cfg.Database, cfg.WritesPerMinute = "executions", []string{"r"}, "ledger", 180
 	cfg.TasksQueue, cfg.TasksServiceAccount = "projects/p/locations/r/queues/timers", "pushpool-tasks@p.iam.gserviceaccount.com"
+	cfg.SourceBucket = "p-pushpool-source-0a1b"
 	cfg.Lifecycle, cfg.WebhookURL = "lifecycle", "https://webhook"
 	cfg.LogView, cfg.LogReads = "locations/r/buckets/pushpool-jobs/views/pushpool-jobs", 10
 	return cfg

@@ -21,12 +21,12 @@ type Grant struct {
 	Permission string
 	// On is the full resource name (https://cloud.google.com/iam/docs/full-resource-names).
 	On string
-	// In is the database where the grant is bound to one by a condition, else empty.
+	// In is the database or the bucket where the grant is bound to one by a condition, else empty.
 	In string
 }
 
 // Grants are those of an installation as the module makes it (terraform/README.md, "Who may
-// do what"); terraform/tests compares. Secrets and images are among what is around them.
+// do what"), of its functions; terraform/tests compares. Secrets, images and the build are among [Needs].
 func Grants(cfg operator.Config) []Grant {
 	project := "//cloudresourcemanager.googleapis.com/projects/" + cfg.Project
 	topic := func(id string) string { return "//pubsub.googleapis.com/projects/" + cfg.Project + "/topics/" + id }
@@ -98,16 +98,16 @@ const atOnce = 8
 // somebody would have to be allowed to act as every identity.
 func (g *Google) permitted(cfg operator.Config) func(context.Context) []Finding {
 	return func(ctx context.Context) []Finding {
-		var own []need
+		var own []Need
 		for _, grant := range Grants(cfg) {
-			own = append(own, need{Grant: grant})
+			own = append(own, Need{Grant: grant})
 		}
 		return g.ask(ctx, cfg, own)
 	}
 }
 
 // ask finds which grants are missing: one finding for those of an identity that matter and are mended alike.
-func (g *Google) ask(ctx context.Context, cfg operator.Config, all []need) []Finding {
+func (g *Google) ask(ctx context.Context, cfg operator.Config, all []Need) []Finding {
 	answers := make([]string, len(all))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
@@ -125,8 +125,8 @@ func (g *Google) ask(ctx context.Context, cfg operator.Config, all []need) []Fin
 		switch answers[i] {
 		case "CAN_ACCESS":
 		case "CANNOT_ACCESS":
-			key := [3]string{email(cfg, n.Identity), n.why, n.mend}
-			missing[key] = append(missing[key], n.Permission+" on "+n.On)
+			key := [3]string{email(cfg, n.Identity), n.Why, n.Mend}
+			missing[key] = append(missing[key], n.Permission+" on "+cmp.Or(n.In, n.On))
 		default:
 			hidden++
 		}
@@ -156,11 +156,13 @@ func (g *Google) access(ctx context.Context, cfg operator.Config, grant Grant) (
 		Principal: email(cfg, grant.Identity), Permission: grant.Permission, FullResourceName: grant.On,
 	}
 	if grant.In != "" {
-		tuple.ConditionContext = &policytroubleshooter.GoogleCloudPolicytroubleshooterIamV3ConditionContext{
-			Resource: &policytroubleshooter.GoogleCloudPolicytroubleshooterIamV3ConditionContextResource{
-				Service: "firestore.googleapis.com", Name: grant.In, Type: "firestore.googleapis.com/Database",
-			},
+		in := &policytroubleshooter.GoogleCloudPolicytroubleshooterIamV3ConditionContextResource{
+			Service: "firestore.googleapis.com", Name: grant.In, Type: "firestore.googleapis.com/Database",
 		}
+		if strings.HasPrefix(grant.In, "projects/_/buckets/") {
+			in.Service, in.Type = "storage.googleapis.com", "storage.googleapis.com/Bucket"
+		}
+		tuple.ConditionContext = &policytroubleshooter.GoogleCloudPolicytroubleshooterIamV3ConditionContext{Resource: in}
 	}
 	answer, err := g.policies.Iam.Troubleshoot(&policytroubleshooter.GoogleCloudPolicytroubleshooterIamV3TroubleshootIamPolicyRequest{AccessTuple: tuple}).Context(ctx).Do()
 	if err != nil {

@@ -33,6 +33,7 @@ type Config struct {
 	WebhookSecrets          install.Secret `env:"WEBHOOK_SECRETS" expect:"the secrets that Prefect may send to the webhook, separated by commas"`
 	ContainerKeySecret      string         `env:"CONTAINER_PREFECT_API_KEY_SECRET" expect:"the secret with the API key for flows, SECRET or SECRET:VERSION"`
 	ContainerAuthSecret     string         `env:"CONTAINER_PREFECT_API_AUTH_STRING_SECRET" expect:"the secret with the auth string for flows, SECRET or SECRET:VERSION"`
+	SourceBucket            string         `env:"SOURCE_BUCKET" expect:"the bucket that the functions are built from"`
 	PrefectUIURL            string         `env:"PREFECT_UI_URL" expect:"the address of Prefect's user interface, such as https://prefect.example.com"`
 
 	// Of work pools that pushpool connect makes.

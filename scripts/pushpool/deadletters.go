@@ -30,8 +30,8 @@ type deadLettersCommand struct {
 func (deadLettersCommand) Help() string {
 	return `A dead letter is a message that could not be processed: the function refused it for good, or failed on it until its delivery
 attempts were used up. It is kept for 31 days. To replay one is safe: a run request stays the same request, and everything else
-only has somebody look again. The one exception is a run request without idempotency_key that Pub/Sub itself moved, because no
-function answered: it comes back under another id, and makes another flow run.
+only has somebody look again. A run request without idempotency_key that Pub/Sub itself moved, because no function answered, is
+not replayed unless you say --as-new: it comes back under another id, and makes another flow run.
 
 Examples:
 
@@ -141,7 +141,25 @@ type replayLetterCommand struct {
 	globals
 	letterFilter
 	DryRun bool `help:"Say what would be published, and publish nothing."`
+	AsNew  bool `help:"Publish also run requests without idempotency_key that Pub/Sub itself moved: each makes another flow run, even if it made one before."`
 	Yes    bool `short:"y" help:"Do not ask."`
+}
+
+// apart returns the letters that may be published again, and as an error those that may not.
+func (c *replayLetterCommand) apart(letters []deadletter.Letter) (again, others []deadletter.Letter, err error) {
+	var said []error
+	for _, l := range letters {
+		deployment := l.Another()
+		if c.AsNew || deployment == "" {
+			again = append(again, l)
+			continue
+		}
+		others = append(others, l)
+		flow, _, _ := strings.Cut(deployment, "/")
+		said = append(said, fmt.Errorf("dead letter %s stays: it asks for a flow run of %s without an idempotency_key, and Pub/Sub moved it, which hides its first id; published again it would make a second flow run if it made one before; look (`prefect flow-run ls --flow-name %s`), then `pushpool deadletters drop %s` if its flow run is there, `pushpool deadletters replay %s --as-new` if not",
+			l.ID, deployment, flow, l.ID, l.ID))
+	}
+	return again, others, errors.Join(said...)
 }
 
 // Run publishes the letters again.
@@ -151,8 +169,12 @@ func (c *replayLetterCommand) Run(ctx context.Context) error {
 		return err
 	}
 	defer done()
+	letters, others, stay := c.apart(letters)
+	if err := box.Release(ctx, others); err != nil || len(letters) == 0 && stay != nil {
+		return errors.Join(stay, err)
+	}
 	if ok, err := meant(ctx, c.globals, box, letters, c.DryRun, c.Yes, "publish again"); !ok {
-		return err
+		return errors.Join(stay, err)
 	}
 	client, err := in.PubSub(ctx)
 	if err != nil {
@@ -173,12 +195,12 @@ func (c *replayLetterCommand) Run(ctx context.Context) error {
 		}
 		published[l.ID] = id
 	}
-	return c.print(published, func(w io.Writer) {
+	return errors.Join(stay, c.print(published, func(w io.Writer) {
 		for _, l := range letters {
 			fmt.Fprintf(w, "%s published again as %s\n", l.ID, published[l.ID])
 		}
 		fmt.Fprintf(w, "%d published again\n", len(letters))
-	})
+	}))
 }
 
 type dropLettersCommand struct {

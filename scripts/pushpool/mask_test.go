@@ -19,6 +19,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\b\d\d:\d\d:\d\d\b`), "<clock>"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "<host>"},
 	{regexp.MustCompile(`\bheld by \S+`), "held by <holder>"},
+	{regexp.MustCompile(`(?m)^· .*\n`), ""}, // progress, where a machine is slow
 	{regexp.MustCompile(`\bm\d+\b`), "<message>"},
 	{regexp.MustCompile(`(?m)^(<message>) +`), "$1 "},
 	{regexp.MustCompile(`(?m)^ID +SINCE`), "ID SINCE"},

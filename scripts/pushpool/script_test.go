@@ -61,9 +61,9 @@ func scripts(t *testing.T, dir string, environ []string) {
 	})
 }
 
-// mask writes the standard output of the last command to the file out, without what differs each time.
-func mask(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Check(os.WriteFile(ts.MkAbs("out"), []byte(masked(ts.ReadFile("stdout"))), 0o600))
+// mask writes the standard output of the last command, or what else it is told, to the file out, without what differs each time.
+func mask(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs("out"), []byte(masked(ts.ReadFile(append(args, "stdout")[0]))), 0o600))
 }
 
 // publishMessage publishes a message with attributes: publish TOPIC DATA [NAME=VALUE…].

@@ -20,6 +20,9 @@ var standIns = map[string]map[string][]string{
 		"logging read":                           {"--project", "--freshness", "--limit", "--order", "--format"},
 		"pubsub topics publish":                  {"--project", "--message", "--attribute"},
 		"secrets versions access":                {"--project", "--secret"},
+		"secrets create":                         {"--project", "--data-file"},
+		"storage buckets create":                 {"--project", "--location"},
+		"storage buckets update":                 {"--versioning"},
 		"pubsub subscriptions describe":          {"--project"},
 		"services enable":                        {"--project"},
 		"beta services identity create":          {"--service", "--project"},
@@ -36,7 +39,7 @@ var standIns = map[string]map[string][]string{
 	"terraform": {"init": {"-upgrade"}, "apply": {}, "plan": {}, "destroy": {}, "output": {"-raw"}},
 	"prefect": {
 		"work-pool resume": {}, "work-pool pause": {}, "work-pool inspect": {"--output"}, "work-pool set-concurrency-limit": {},
-		"flow-run retry": {}, "flow-run cancel": {}, "deployment ls": {}, "automation resume": {}, "work-queue resume": {"--pool"},
+		"flow-run ls": {"--flow-name"}, "flow-run retry": {}, "flow-run cancel": {}, "deployment ls": {}, "automation resume": {}, "work-queue resume": {"--pool"},
 	},
 }
 
@@ -59,7 +62,10 @@ func standIn(name string) {
 	if name == "terraform" && slices.Equal(os.Args[1:], []string{"output", "-raw", "operator_env"}) {
 		fmt.Println(os.Getenv("DOCS_OPERATOR_ENV"))
 	}
-	if name == "gcloud" && len(os.Args) > 1 && os.Args[1] == "secrets" {
+	if name == "terraform" && slices.Equal(os.Args[1:], []string{"output", "-raw", "publish"}) {
+		fmt.Println(`gcloud pubsub topics publish projects/my-project/topics/flow-runs --message='{"deployment": "weather/guide", "parameters": {"city": "Madrid"}}'`)
+	}
+	if name == "gcloud" && len(os.Args) > 2 && os.Args[1] == "secrets" && os.Args[2] == "versions" {
 		fmt.Println(os.Getenv("WEBHOOK_SECRETS")) // the one secret that the pages ask for
 	}
 	os.Exit(0)

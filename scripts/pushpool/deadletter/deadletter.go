@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pushpool/pushpool/shared/delivery"
+	"github.com/pushpool/pushpool/shared/message"
 )
 
 // Letter is a message that could not be processed.
@@ -192,9 +193,19 @@ type Topics map[string]interface {
 	Publish(ctx context.Context, data []byte, attributes map[string]string) (messageID string, err error)
 }
 
+// Another returns the deployment that the letter would ask for another flow run of, published again; empty where
+// it would not. It is a run request without a key of its own whose first id is hidden.
+func (l Letter) Another() (deployment string) {
+	m, _ := message.Decode([]byte(l.Data), l.Attributes)
+	if r, ok := m.(message.RunRequest); ok && r.IdempotencyKey == "" && l.FirstMessageID == "" {
+		return r.Deployment
+	}
+	return ""
+}
+
 // Replay publishes a letter again where it came from, then removes it. Doing so twice does no
-// harm: a run request keeps the id that makes it the same request, and everything else only
-// has somebody look again.
+// harm, but for one that asks for [Letter.Another]: a run request keeps the id that makes it the
+// same request, and everything else only has somebody look again.
 func (b *Box) Replay(ctx context.Context, l Letter, topics Topics) (messageID string, err error) {
 	topic, ok := topics[l.source()]
 	if !ok {

@@ -45,7 +45,7 @@ func blocks(page string) (found []block) {
 	return found
 }
 
-// pages are the documents for operators, and the READMEs of the repository and of the module, by name.
+// pages are the documents for operators, and the READMEs of the repository, of the module, of its modules and examples, by name.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -60,13 +60,23 @@ func pages(t *testing.T) map[string]string {
 		}
 		found[filepath.Base(name)] = string(data)
 	}
-	for _, name := range []string{"../README.md", "../terraform/README.md"} {
-		found[name] = read(t, filepath.Join(docs, name))
+	for _, pattern := range []string{"../README.md", "../terraform/README.md", "../terraform/*/*/README.md"} {
+		readmes, err := filepath.Glob(filepath.Join(docs, pattern))
+		if err != nil || len(readmes) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, readme := range readmes {
+			name, err := filepath.Rel(docs, readme)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found[name] = read(t, readme)
+		}
 	}
 	return found
 }
 
-// byHand are the beginnings of lines that cannot be run here: a browser, the internet, an end.
+// byHand are the beginnings of lines that cannot be run here: they take a browser, the internet or Docker, or they end what the page is about.
 var byHand = []string{"gcloud auth ", "git clone ", "cd ", "go install ./scripts/pushpool", "pip install ", "terraform destroy", "prefect --no-prompt deploy --all", "scripts/demo", "scripts/test"}
 
 // TestEveryCommandOfThePagesRuns runs what the pages say, page by page, against an embedded local

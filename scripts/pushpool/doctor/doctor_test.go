@@ -2,6 +2,11 @@ package doctor
 
 import (
 	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +15,36 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 )
+
+var update = flag.Bool("update", false, "write what is said as what is to be said")
+
+// golden holds what a person is told, by case, to the letter; and that nobody is told of a problem without why it matters and what mends it.
+func golden(t *testing.T, name string, said map[string][]Finding) {
+	t.Helper()
+	var got strings.Builder
+	for _, c := range slices.Sorted(maps.Keys(said)) {
+		fmt.Fprintf(&got, "== %s\n", c)
+		Print(&got, said[c])
+		for _, f := range said[c] {
+			if (f.Status == Problem || f.Status == Warning) && (f.Why == "" || f.Mend == "") {
+				t.Errorf("%s: a person is told neither why nor what to do: %+v", c, f)
+			}
+		}
+	}
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("go test ./scripts/pushpool/doctor -update, if it is meant (-want +got):\n%s", diff)
+	}
+}
 
 // TestChecksAreMadeAtOnceAndReportedInOrder holds that ten slow ones take as long as one, and
 // that one which hangs is cut off.

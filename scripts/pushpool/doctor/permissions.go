@@ -100,7 +100,11 @@ func (g *Google) permitted(cfg operator.Config) func(context.Context) []Finding 
 	return func(ctx context.Context) []Finding {
 		var own []Need
 		for _, grant := range Grants(cfg) {
-			own = append(own, Need{Grant: grant})
+			n := Need{Grant: grant}
+			if grant.Permission == "logging.views.access" {
+				n.Why = "the last lines of containers that end badly are not copied to their flow runs' logs; nothing else waits for them"
+			}
+			own = append(own, n)
 		}
 		return g.ask(ctx, cfg, own)
 	}

@@ -34,9 +34,13 @@ func (s *stack) shares(ctx context.Context) (shares, error) {
 	if err := s.completed(ctx, fr.ID); err != nil {
 		return shares{}, err
 	}
-	accepted := s.accepted()[fr.ID]
+	return s.parts(fr.ID, created, s.accepted()[fr.ID]), nil
+}
+
+// parts tells how long each part took of the dispatch of a flow run.
+func (s *stack) parts(flowRunID string, created, accepted time.Time) shares {
 	parts := shares{whole: accepted.Sub(created)}
-	for _, l := range s.Functions.Lines(fr.ID) {
+	for _, l := range s.Functions.Lines(flowRunID) {
 		began := l.Time.Add(-time.Duration(l.Took * float64(time.Second)))
 		switch {
 		case !began.Before(accepted):
@@ -47,7 +51,7 @@ func (s *stack) shares(ctx context.Context) (shares, error) {
 		}
 	}
 	parts.topic -= parts.prefect
-	return parts, nil
+	return parts
 }
 
 // warm measures a set_state round trip beside each flow run, to compare with.

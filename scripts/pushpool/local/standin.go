@@ -23,7 +23,10 @@ func StandIn(ctx context.Context, environ, args []string) error {
 	listens := !slices.Contains(args, "prefect.engine")
 	vars := env.ToMap(environ)
 	id := vars["PREFECT__FLOW_RUN_ID"]
-	client, err := prefect.New(prefect.Config{APIURL: vars["PREFECT_API_URL"], APIKey: vars["PREFECT_API_KEY"], AuthString: vars["PREFECT_API_AUTH_STRING"]})
+	client, err := prefect.New(prefect.Config{
+		APIURL: vars["PREFECT_API_URL"], APIKey: vars["PREFECT_API_KEY"], AuthString: vars["PREFECT_API_AUTH_STRING"],
+		Timeout: time.Minute, // PREFECT_API_REQUEST_TIMEOUT's default
+	})
 	if err != nil {
 		return err
 	}

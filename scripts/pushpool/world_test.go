@@ -168,7 +168,8 @@ func (w world) end(id string) {
 	}
 }
 
-// explained holds that pushpool explain says the cause, and after that to the letter what the file has.
+// explained holds that pushpool explain says the cause, and to the letter what the file has; at its end, what a sweep
+// would do about it, where that is something.
 func (w world) explained(id, cause, file string) {
 	w.Helper()
 	want, err := os.ReadFile(file)
@@ -176,14 +177,23 @@ func (w world) explained(id, cause, file string) {
 		w.Fatal(err)
 	}
 	var got string
-	explain := func() bool {
-		cmd := exec.CommandContext(w.ctx, "pushpool", "explain", id)
-		cmd.Env = append(os.Environ(), w.Environ()...)
+	run := func(args ...string) string {
+		cmd := exec.CommandContext(w.ctx, "pushpool", args...)
+		cmd.Env = append(append(os.Environ(), w.Environ()...), "EVENT_GRACE=1s") // which a sweep leaves events
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			w.Fatalf("%v\n%s", err, out)
 		}
-		got = masked(string(out))
+		return string(out)
+	}
+	explain := func() bool {
+		got = run("explain", id)
+		for line := range strings.Lines(run("sweep", "--dry-run")) {
+			if repair, ok := strings.CutPrefix(line, id); ok { // what is left of other situations is not held here
+				got += "sweep     " + strings.Join(strings.Fields(repair), " ") + "\n"
+			}
+		}
+		got = masked(got)
 		return strings.Contains(got, "\n\n"+cause) && (*update || got == string(want))
 	}
 	for deadline := time.Now().Add(15 * time.Second); !explain(); time.Sleep(200 * time.Millisecond) {
@@ -192,7 +202,7 @@ func (w world) explained(id, cause, file string) {
 		}
 	}
 	if *update {
-		time.Sleep(time.Second) // for what comes a moment later
+		time.Sleep(3 * time.Second) // for what comes a moment later
 		if !explain() {
 			w.Fatalf("the cause did not last: %s", got)
 		}

@@ -248,9 +248,9 @@ func (f Facts) paused() answer {
 
 func (f Facts) final() answer {
 	fr := f.FlowRun
-	cause := string(fr.StateType)
+	cause := string(fr.StateType) + "."
 	if m := f.message(); m != "" {
-		cause += ": " + m
+		cause = string(fr.StateType) + ": " + m
 	}
 	a := answer{cause: "It ended " + cause, next: never}
 	switch {
@@ -264,7 +264,8 @@ func (f Facts) final() answer {
 		a.cause += " Its container has not ended: it may store results or clean up."
 		a.next = "Its execution ends by itself; the sweep counts it each minute, and never stops it."
 		if f.outlived() {
-			a.do = "If it hangs, cancel the execution: nothing is written over the flow run's state."
+			x := f.Execution.Name
+			a.do = fmt.Sprintf("If it hangs: `gcloud run jobs executions cancel %s --region=%s --project=%s`; nothing is written over the flow run's state.", x.Execution, x.Region, x.Project)
 		}
 	case f.Record.Status == flowrun.StatusLaunched:
 		a.next = "The execution's end is recorded by the finalizer, or by the sweep within two minutes."

@@ -145,6 +145,24 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// TestALeaseRenewedLateIsKept holds that a flow run that is RUNNING keeps its slot after a renewal that was
+// sent while it was PENDING.
+func TestALeaseRenewedLateIsKept(t *testing.T) {
+	one := 1
+	p, _, c := atClock(t)
+	d := p.deploy(t, prefect.NewDeployment{ConcurrencyLimit: &one})
+	first, second := p.create(t, d.ID, prefect.NewFlowRun{}).ID, p.create(t, d.ID, prefect.NewFlowRun{}).ID
+	a := p.set(t, first, prefect.Proposal{Type: pending})
+	p.set(t, first, prefect.Proposal{Type: running})
+	if err := p.RenewLease(t.Context(), a.State.Details.DeploymentConcurrencyLeaseID, 5*time.Minute); err != nil {
+		t.Error(err)
+	}
+	c.forward(time.Hour)
+	if a := p.set(t, second, prefect.Proposal{Type: pending}); a.Status != prefect.StatusReject {
+		t.Errorf("the second claim: %s", a.Status)
+	}
+}
+
 // TestEventsOfSchedules holds that a flow run of a schedule is first told of when it is late, and a
 // quarter of an hour after that if it was created less than 5 minutes before.
 func TestEventsOfSchedules(t *testing.T) {

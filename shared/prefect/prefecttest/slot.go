@@ -102,8 +102,10 @@ func (s *Server) slotRoutes() {
 		now := s.now()
 		for _, r := range s.flowRuns {
 			if string(r.State.Details.LeaseID) == c.PathValue("lease") && r.slotUntil != nil && r.slotUntil.After(now) {
-				until := now.Add(time.Duration(b.Duration * float64(time.Second)))
-				r.slotUntil = &until
+				// Once it is RUNNING its engine renews it, whoever did so just before.
+				if until := now.Add(time.Duration(b.Duration * float64(time.Second))); until.After(*r.slotUntil) {
+					r.slotUntil = &until
+				}
 				return http.StatusNoContent, nil, nil
 			}
 		}

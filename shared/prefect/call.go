@@ -38,6 +38,8 @@ type request struct {
 	body   any    // nil: none
 	// once: the call must not be made again while the first may have been carried out.
 	once bool
+	// within is how long after it began the call may still be made again; 0: as long as ctx allows.
+	within time.Duration
 }
 
 // failure is a failed attempt.
@@ -58,7 +60,7 @@ func (c *Client) do(ctx context.Context, r request, answer any) (status int, err
 		}
 	}
 	deadline, bounded := ctx.Deadline()
-	wait, freshToken := firstWait, false
+	wait, freshToken, began := firstWait, false, time.Now()
 	for tries := 1; ; {
 		sentToken := c.csrf.current()
 		status, f := c.attempt(ctx, r, body, sentToken, answer)
@@ -84,7 +86,8 @@ func (c *Client) do(ctx context.Context, r request, answer any) (status int, err
 		if r.once {
 			needed += c.timeout // an attempt cut short by the deadline would leave its effect open
 		}
-		if !f.again || tries > maxTries || f.RetryAfter > maxRetryAfter || bounded && time.Until(deadline) <= needed {
+		stale := r.within > 0 && time.Since(began)+pause > r.within
+		if !f.again || stale || tries > maxTries || f.RetryAfter > maxRetryAfter || bounded && time.Until(deadline) <= needed {
 			return f.status, f.Error
 		}
 		select {

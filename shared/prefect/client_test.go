@@ -144,6 +144,8 @@ func TestRepetition_Prefect20510(t *testing.T) {
 		"a proposal that timed out is not repeated":   {call: propose, answers: []answer{{hang: true}, accepted}, calls: 1, least: 10 * time.Second, most: 10 * time.Second, fault: "unclear"},
 		"a proposal answered with 502 is not":         {call: propose, answers: []answer{{status: 502}, accepted}, calls: 1, fault: "unclear"},
 		"a proposal answered with 503 is":             {call: propose, answers: []answer{busy, accepted}, calls: 2, most: time.Second},
+		"a proposal is not made again after 5 s":      {call: propose, answers: []answer{tooMany("6")}, calls: 1, fault: "refused"},
+		"a proposal is made again for 5 s":            {call: propose, answers: []answer{busy}, calls: 4, least: 2500 * time.Millisecond, most: 5 * time.Second, fault: "refused"},
 		"a proposal answered with 429 is":             {call: propose, answers: []answer{tooMany("1"), accepted}, calls: 2, least: time.Second, most: 2 * time.Second},
 		"but not without time for a whole attempt":    {call: propose, answers: []answer{busy, accepted}, deadline: 10 * time.Second, calls: 1, fault: "refused"},
 		"a proposal that was never sent is":           {call: propose, answers: []answer{refusedConn, accepted}, calls: 2, most: time.Second},

@@ -25,6 +25,9 @@ func MayStartEarly(f FlowRun) bool {
 	return (f.StateName == "Scheduled" || f.StateName == "Late") && f.RetryType() != RetryInProcess
 }
 
+// freshFor is how long a flow run that was read counts as it was: no other worker gets one to its end sooner.
+const freshFor = 5 * time.Second
+
 // State is one state of a flow run.
 type State struct {
 	ID        string       `json:"id"`
@@ -85,15 +88,15 @@ type Answer struct {
 }
 
 // SetState proposes a state; Prefect's rules decide, nothing is forced. A call that may have been
-// carried out is not made again (Unclear: read the flow run); after 429 and 503 it is, while ctx
-// leaves time for a whole attempt.
+// carried out is not made again (Unclear: read the flow run); after 429 and 503 it is for 5 s, while ctx
+// leaves time for a whole attempt. After that, what it was decided by has to be read again.
 // Rules: https://github.com/PrefectHQ/prefect/blob/main/src/prefect/server/orchestration/core_policy.py
 func (c *Client) SetState(ctx context.Context, flowRunID string, p Proposal) (Answer, error) {
 	r, err := byID(fmt.Sprintf("propose %s for flow run %s", p.Type, flowRunID), "flow_runs", flowRunID)
 	if err != nil {
 		return Answer{}, err
 	}
-	r.method, r.path, r.once = http.MethodPost, r.path+"/set_state", true
+	r.method, r.path, r.once, r.within = http.MethodPost, r.path+"/set_state", true, freshFor
 	r.body = struct {
 		State proposedState `json:"state"`
 	}{p.wire()}

@@ -72,7 +72,7 @@ type Config struct {
 //     sent, 408, any other 5xx.
 //
 // A call is repeated, five times at most and only while its context's deadline leaves time for it,
-// after 408, 429, 502, 503, time-outs and broken connections; SetState and CreateFlowRun only where
+// after 408, 429, 502, 503, time-outs and broken connections; SetState, CreateFlowRun and Log only where
 // that is safe. Retry-After is honoured up to a minute; with Prefect-Maintenance: true the
 // repetitions do not count.
 type Client struct {

@@ -100,6 +100,7 @@ var (
 	flowRunFound = answer{status: 200, body: `{"id":"` + id + `"}`}
 	accepted     = answer{status: 201, body: `{"status":"ACCEPT","state":{"type":"PENDING"},"details":{"type":"accept_details"}}`}
 	busy         = answer{status: 503, body: `{"exception_message":"Service Unavailable"}`}
+	written      = answer{status: 201}
 	refusedConn  = answer{err: errors.New("connection refused")}
 )
 
@@ -119,6 +120,10 @@ func create(key string) func(context.Context, *prefect.Client) error {
 		_, _, err := c.CreateFlowRun(ctx, id, prefect.NewFlowRun{IdempotencyKey: key})
 		return err
 	}
+}
+
+func write(ctx context.Context, c *prefect.Client) error {
+	return c.Log(ctx, id, prefect.LogLine{Message: "boom"})
 }
 
 // TestRepetition_Prefect20510 holds which calls are made again, how often and after how long.
@@ -151,6 +156,8 @@ func TestRepetition_Prefect20510(t *testing.T) {
 		"a proposal that was never sent is":           {call: propose, answers: []answer{refusedConn, accepted}, calls: 2, most: time.Second},
 		"a creation with a key is repeated":           {call: create("k"), answers: []answer{{hang: true}, flowRunFound}, calls: 2, least: 10 * time.Second, most: 11 * time.Second},
 		"a creation without a key is not":             {call: create(""), answers: []answer{{hang: true}, flowRunFound}, calls: 1, least: 10 * time.Second, most: 10 * time.Second, fault: "unclear"},
+		"lines that timed out are not written again":  {call: write, answers: []answer{{hang: true}, written}, calls: 1, least: 10 * time.Second, most: 10 * time.Second, fault: "unclear"},
+		"lines are written as soon as there is room":  {call: write, answers: []answer{busy, busy, busy, busy, busy, written}, deadline: 30 * time.Second, calls: 6, least: 12 * time.Second, most: 19 * time.Second},
 		"maintenance does not count":                  {call: read, answers: append(maintenance(9), flowRunFound), deadline: time.Minute, calls: 10, most: time.Minute},
 		"no connection is refused":                    {call: read, answers: []answer{refusedConn}, calls: 6, least: 12 * time.Second, most: 19 * time.Second, fault: "refused"},
 		"an answer that is a web page is not trusted": {call: read, answers: []answer{{status: 200, body: "<html>"}}, calls: 1, fault: "refused"},

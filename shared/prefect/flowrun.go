@@ -255,7 +255,8 @@ type LogLine struct {
 	Message string
 }
 
-// Log appends lines to a flow run's log in Prefect. After a broken connection lines may be there twice.
+// Log appends lines to a flow run's log in Prefect. A call that may have been carried out is not
+// made again (Unclear).
 func (c *Client) Log(ctx context.Context, flowRunID string, lines ...LogLine) error {
 	r, err := byID("write to the log of flow run "+flowRunID, "logs", flowRunID)
 	if err != nil || len(lines) == 0 {
@@ -272,7 +273,7 @@ func (c *Client) Log(ctx context.Context, flowRunID string, lines ...LogLine) er
 	for i, l := range lines {
 		body[i] = logCreate{Name: "pushpool", Level: l.Level, Message: cut(l.Message, 25_000), Timestamp: l.Time.UTC(), FlowRunID: flowRunID}
 	}
-	r.method, r.path, r.body = http.MethodPost, "/logs/", body
+	r.method, r.path, r.body, r.once = http.MethodPost, "/logs/", body, true
 	_, err = c.do(ctx, r, nil)
 	return err
 }

@@ -22,8 +22,12 @@ type FlowRunLogs interface {
 	Log(ctx context.Context, flowRunID string, lines ...prefect.LogLine) error
 }
 
-// tailTimeout bounds all that is done for the last lines.
-const tailTimeout = 8 * time.Second
+// readTimeout and writeTimeout bound what is done for the last lines. The latter leaves
+// prefect.Client time to ask a busy server six times.
+const (
+	readTimeout  = 8 * time.Second
+	writeTimeout = 30 * time.Second
+)
 
 // tail copies the container's last lines to the flow run's log in Prefect, where its launch
 // came to its end, a bad one, between the two records. Prefect has been told by then, and the
@@ -36,16 +40,22 @@ func (s *Settler) tail(ctx context.Context, before, after flowrun.Record) {
 		before.LaunchID == after.LaunchID && settled(before) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, tailTimeout)
-	defer cancel()
-	lines, err := s.cfg.Lines.Last(ctx, x.Project, x.Job, x.Execution, after.LaunchedAt)
-	if err == nil && len(lines) > 0 {
-		err = s.cfg.Logs.Log(ctx, after.FlowRunID, logLines(lines, x)...)
-	}
-	if err != nil {
+	if err := s.copyLines(ctx, after, x); err != nil {
 		s.log.WarnContext(ctx, "the container's last lines were not copied to the flow run's log; they are in Cloud Logging",
 			telemetry.FlowRunID, after.FlowRunID, "execution", x.String(), "error", err)
 	}
+}
+
+func (s *Settler) copyLines(ctx context.Context, rec flowrun.Record, x cloudrun.ExecutionName) error {
+	read, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	lines, err := s.cfg.Lines.Last(read, x.Project, x.Job, x.Execution, rec.LaunchedAt)
+	if err != nil || len(lines) == 0 {
+		return err
+	}
+	write, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return s.cfg.Logs.Log(write, rec.FlowRunID, logLines(lines, x)...)
 }
 
 // endedBadly reports whether the last lines may tell why a launch ended. Those whose

@@ -39,10 +39,17 @@ func (l *lines) Last(ctx context.Context, project, job, execution string, _ time
 	return []containerlog.Line{{Time: l.at, Text: "boom"}, {Time: l.at, Text: "really", Severity: containerlog.Error}}, l.fail
 }
 
-func (l *lines) Log(_ context.Context, id string, lines ...prefect.LogLine) error {
+func (l *lines) Log(ctx context.Context, id string, lines ...prefect.LogLine) error {
+	if at, ok := ctx.Deadline(); !ok || time.Until(at) < enough {
+		l.t.Errorf("the lines are written until %s, which leaves less than %s for a server that is busy", at, enough)
+	}
 	l.log[id] = append(l.log[id], lines...)
 	return nil
 }
+
+// enough is what the client takes to ask a busy server six times, without the last answer:
+// TestRepetition_Prefect20510 of package prefect.
+const enough = 20 * time.Second
 
 // newTailRig is a rig whose settler copies lines, and a flow run.
 func newTailRig(t *testing.T, change ...func(*settle.Config)) (*rig, *lines, prefect.FlowRun) {

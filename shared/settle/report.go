@@ -30,8 +30,8 @@ func (s *Settler) report(ctx context.Context, holder string, rec flowrun.Record,
 		}
 		if answer.Status == prefect.StatusAccept {
 			state, final = p.Type, p.Type.Terminal()
-		} else if now, err := s.prefect.FlowRun(ctx, rec.FlowRunID); err == nil {
-			state = now.StateType // for the line, which says whether the flow run has ended
+		} else if answer.State != nil {
+			state = answer.State.Type // for the line, which says whether the flow run has ended
 		}
 	}
 	rec, err := s.apply(ctx, rec.FlowRunID, flowrun.Reported{Holder: holder, LaunchID: rec.LaunchID, Final: final})

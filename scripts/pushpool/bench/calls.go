@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pushpool/pushpool/scripts/pushpool/local"
 	"github.com/pushpool/pushpool/shared/prefect"
 )
 
@@ -21,7 +22,7 @@ import (
 type callCounter struct {
 	mu     sync.Mutex
 	sweeps int
-	calls  []string // method and path, but for the sweeps'
+	calls  []string // method, path and caller, but for the sweeps'
 	// refused are those that a busy server did not take, and that were made again.
 	refused []string
 }
@@ -33,16 +34,18 @@ func (c *callCounter) add(r *http.Request) {
 		c.sweeps++
 		return
 	}
-	c.calls = append(c.calls, r.Method+" "+r.URL.Path)
+	c.calls = append(c.calls, call(r))
 }
 
 func (c *callCounter) answered(resp *http.Response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := resp.Request; resp.StatusCode == http.StatusServiceUnavailable && !strings.Contains(r.UserAgent(), "(reconciler)") {
-		c.refused = append(c.refused, r.Method+" "+r.URL.Path)
+		c.refused = append(c.refused, call(r))
 	}
 }
+
+func call(r *http.Request) string { return r.Method + " " + r.URL.Path + " by " + r.UserAgent() }
 
 // take returns the calls since it was last called.
 func (c *callCounter) take() (sweeps int, calls, refused []string) {
@@ -55,9 +58,10 @@ func (c *callCounter) take() (sweeps int, calls, refused []string) {
 
 // calls counts what flow runs cost: many short ones, asked for both ways, and one long enough
 // for sweeps to see it. Each is of a flow and a deployment of its own, as the costliest are,
-// so that the paths of the calls tell which flow run they are for.
+// so that the paths of the calls tell which flow run they are for. The server is on PostgreSQL:
+// on SQLite a call that waited too long for others to write is made again, or its message is.
 func calls(ctx context.Context, b *bench) error {
-	s, err := b.start(ctx, nil)
+	s, err := b.start(ctx, func(o *local.Options) { o.Postgres = true })
 	if err != nil {
 		return err
 	}
@@ -111,6 +115,9 @@ func calls(ctx context.Context, b *bench) error {
 					if of(call) {
 						fmt.Fprintln(os.Stderr, "  "+call)
 					}
+				}
+				for _, l := range s.Functions.Lines(ids[i]) {
+					fmt.Fprintf(os.Stderr, "  %s %s: %s %s %s\n", l.Time.Format("15:04:05.000"), l.Function, l.Message, l.Verdict, l.Error)
 				}
 			}
 		}

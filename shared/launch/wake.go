@@ -185,17 +185,15 @@ func (l *Launcher) others(ctx context.Context, pool string, wait func(prefect.Fl
 		WorkPools: []string{pool}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 		ScheduledBefore: l.cfg.Now(), Sort: prefect.OldestFirst,
 	}
-	for ; f.Offset < maxBehind; f.Offset += prefect.MaxPage {
-		page, err := l.queue.FlowRuns(ctx, f)
+	looked := 0
+	for fr, err := range prefect.EachFlowRun(ctx, l.queue.FlowRuns, f) {
 		if err != nil {
 			return nil, err
 		}
-		for _, fr := range page {
-			if !wait(fr) && fr.RetryType() != prefect.RetryInProcess {
-				due = append(due, fr)
-			}
+		if !wait(fr) && fr.RetryType() != prefect.RetryInProcess {
+			due = append(due, fr)
 		}
-		if len(page) < prefect.MaxPage {
+		if looked++; looked == maxBehind {
 			break
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"time"
 
@@ -201,11 +202,45 @@ const (
 
 // FlowRuns returns the flow runs that match, MaxPage at most.
 func (c *Client) FlowRuns(ctx context.Context, f Filter) ([]FlowRun, error) {
-	r := request{act: fmt.Sprintf("list flow runs of work pools %v", f.WorkPools), method: http.MethodPost, path: "/flow_runs/filter", body: f.wire()}
+	r := request{act: f.act(), method: http.MethodPost, path: "/flow_runs/filter", body: f.wire()}
 	var flowRuns []FlowRun
 	_, err := c.do(ctx, r, &flowRuns)
 	return flowRuns, err
 }
+
+// maxFlowRuns bounds a list, so that a server which ignores the offset is not asked for ever.
+const maxFlowRuns = 100_000
+
+// EachFlowRun goes through the flow runs that match, by as many calls of list, which is FlowRuns,
+// as it takes. It yields each once: pages overlap when flow runs change between them. The first
+// error is the last that it yields; it is Permanent where there are more than 100,000.
+func EachFlowRun(ctx context.Context, list func(context.Context, Filter) ([]FlowRun, error), f Filter) iter.Seq2[FlowRun, error] {
+	return func(yield func(FlowRun, error) bool) {
+		seen := map[string]bool{}
+		for f.Offset = 0; f.Offset < maxFlowRuns; f.Offset += MaxPage {
+			page, err := list(ctx, f)
+			if err != nil {
+				yield(FlowRun{}, err)
+				return
+			}
+			for _, fr := range page {
+				if seen[fr.ID] {
+					continue
+				}
+				seen[fr.ID] = true
+				if !yield(fr, nil) {
+					return
+				}
+			}
+			if len(page) < MaxPage {
+				return
+			}
+		}
+		yield(FlowRun{}, &flowrun.Error{Fault: flowrun.Permanent, Act: f.act(), Err: fmt.Errorf("there are more than %d", maxFlowRuns)})
+	}
+}
+
+func (f Filter) act() string { return fmt.Sprintf("list flow runs of work pools %v", f.WorkPools) }
 
 func (f Filter) wire() map[string]any {
 	flowRuns := map[string]any{}

@@ -67,18 +67,12 @@ func untold(limit, active *int) bool { return limit != nil && active == nil }
 func (c *Client) taken(ctx context.Context, pool string) (map[string]int, error) {
 	f := Filter{WorkPools: []string{pool}, StateTypes: []StateType{flowrun.StatePending, flowrun.StateRunning}, Sort: OldestFirst}
 	n := map[string]int{}
-	for range maxPages {
-		page, err := c.FlowRuns(ctx, f)
+	for fr, err := range EachFlowRun(ctx, c.FlowRuns, f) {
 		if err != nil {
 			return nil, err
 		}
-		for _, fr := range page {
-			n[""]++
-			n[fr.WorkQueueID]++
-		}
-		if f.Offset += len(page); len(page) < MaxPage {
-			break
-		}
+		n[""]++
+		n[fr.WorkQueueID]++
 	}
 	return n, nil
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/message"
-	"github.com/pushpool/pushpool/shared/prefect"
 )
 
 // readyAgain is half of the Scheduler's interval. Prefect shows queues and deployments Not
@@ -44,25 +43,4 @@ func (s *Sweeper) ready(ctx context.Context, pool string) error {
 		return p, nil
 	})
 	return err
-}
-
-// list calls each for every flow run of the filter once.
-func (s *Sweeper) list(ctx context.Context, f prefect.Filter, each func(prefect.FlowRun)) error {
-	seen := map[string]bool{} // pages overlap when flow runs change between them
-	for ; ; f.Offset += prefect.MaxPage {
-		page, err := s.prefect.FlowRuns(ctx, f)
-		if err != nil {
-			return err
-		}
-		for _, fr := range page {
-			if !seen[fr.ID] {
-				seen[fr.ID] = true
-				each(fr)
-			}
-		}
-		if len(page) < prefect.MaxPage {
-			break
-		}
-	}
-	return nil
 }

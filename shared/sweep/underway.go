@@ -20,13 +20,19 @@ const leaseFor = 5 * time.Minute
 // and at those that the ledger holds for open.
 func (s *Sweeper) underWay(ctx context.Context, pool string, seen *sight, count int, w *work) error {
 	var listed []prefect.FlowRun
-	err := s.list(ctx, prefect.Filter{
+	for fr, err := range prefect.EachFlowRun(ctx, s.prefect.FlowRuns, prefect.Filter{
 		WorkPools: []string{pool}, Sort: prefect.OldestFirst,
 		StateTypes: []prefect.StateType{flowrun.StatePending, flowrun.StateRunning, flowrun.StateCancelling, flowrun.StatePaused},
-	}, func(fr prefect.FlowRun) { listed = append(listed, slim(fr)) })
-	if err != nil || seen.open == nil {
+	}) {
+		if err != nil {
+			seen.blind()
+			return err
+		}
+		listed = append(listed, slim(fr))
+	}
+	if seen.open == nil {
 		seen.blind()
-		return err
+		return nil
 	}
 	seen.list(listed)
 	return s.settleOpen(ctx, pool, listed, seen, count, w)

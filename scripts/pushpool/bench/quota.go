@@ -243,22 +243,13 @@ func (s *stack) watch(ctx context.Context, count int, deadline time.Time) (outco
 // states counts the deployment's flow runs by the type of their state.
 func (s *stack) states(ctx context.Context) (map[flowrun.StateType]int, error) {
 	states := map[flowrun.StateType]int{}
-	seen := map[string]bool{}
-	for f := (prefect.Filter{DeploymentIDs: []string{s.guide.ID}, Sort: prefect.OldestFirst}); ; f.Offset += prefect.MaxPage {
-		page, err := s.Prefect.FlowRuns(ctx, f)
+	for fr, err := range prefect.EachFlowRun(ctx, s.Prefect.FlowRuns, prefect.Filter{DeploymentIDs: []string{s.guide.ID}, Sort: prefect.OldestFirst}) {
 		if err != nil {
 			return nil, err
 		}
-		for _, fr := range page {
-			if !seen[fr.ID] {
-				seen[fr.ID] = true
-				states[fr.StateType]++
-			}
-		}
-		if len(page) < prefect.MaxPage {
-			return states, nil
-		}
+		states[fr.StateType]++
 	}
+	return states, nil
 }
 
 // launches returns when each execution was created, in order.

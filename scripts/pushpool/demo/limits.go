@@ -165,14 +165,11 @@ func blocked(ctx context.Context, d *demo) (figures, error) {
 	}
 	err = until(ctx, "one flow run runs, and 199 wait", func(ctx context.Context) (bool, error) {
 		states := map[string]int{}
-		for offset := 0; offset <= count; offset += prefect.MaxPage {
-			page, err := d.Prefect.FlowRuns(ctx, prefect.Filter{DeploymentIDs: []string{single.ID}, Offset: offset})
+		for fr, err := range prefect.EachFlowRun(ctx, d.Prefect.FlowRuns, prefect.Filter{DeploymentIDs: []string{single.ID}}) {
 			if err != nil {
 				return false, err
 			}
-			for _, fr := range page {
-				states[fr.StateName]++
-			}
+			states[fr.StateName]++
 		}
 		return states[prefect.AwaitingSlot] == count-1 && states["Running"] == 1, nil
 	})

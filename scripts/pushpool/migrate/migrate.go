@@ -197,20 +197,15 @@ func (m *Mover) catch(ctx context.Context, deployment, pool string) ([]Caught, e
 		DeploymentIDs: []string{deployment}, WorkPools: []string{pool}, StateTypes: []prefect.StateType{flowrun.StateScheduled},
 		ScheduledBefore: time.Now().Add(ahead),
 	}
-	for ; ; f.Offset += prefect.MaxPage {
-		page, err := m.prefect.FlowRuns(ctx, f)
+	for fr, err := range prefect.EachFlowRun(ctx, m.prefect.FlowRuns, f) {
 		if err != nil {
 			return nil, err
 		}
-		for _, fr := range page {
-			if fr.AutoScheduled && fr.RunCount == 0 && fr.IdempotencyKey != "" {
-				caught = append(caught, Caught{fr.ID, fr.Name, fr.IdempotencyKey, fr.Due(), fr.Parameters, fr.JobVariables, fr.Tags})
-			}
-		}
-		if len(page) < prefect.MaxPage {
-			return caught, nil
+		if fr.AutoScheduled && fr.RunCount == 0 && fr.IdempotencyKey != "" {
+			caught = append(caught, Caught{fr.ID, fr.Name, fr.IdempotencyKey, fr.Due(), fr.Parameters, fr.JobVariables, fr.Tags})
 		}
 	}
+	return caught, nil
 }
 
 // lookAfter creates a flow run again that the move deleted. One that is there has been claimed,

@@ -196,21 +196,16 @@ func Remaining(ctx context.Context, p *prefect.Client, pool string) (Stays, erro
 	f := prefect.Filter{WorkPools: []string{pool}, Sort: prefect.OldestFirst, StateTypes: []prefect.StateType{
 		flowrun.StateScheduled, flowrun.StatePending, flowrun.StateRunning, flowrun.StatePaused, flowrun.StateCancelling,
 	}}
-	for ; ; f.Offset += prefect.MaxPage {
-		page, err := p.FlowRuns(ctx, f)
+	for fr, err := range prefect.EachFlowRun(ctx, p.FlowRuns, f) {
 		if err != nil {
 			return s, err
 		}
-		for _, fr := range page {
-			s.FlowRuns[fr.StateType]++
-			if fr.StateType == flowrun.StateScheduled && fr.Due().After(s.LastDue) {
-				s.LastDue = fr.Due()
-			}
-		}
-		if len(page) < prefect.MaxPage {
-			return s, nil
+		s.FlowRuns[fr.StateType]++
+		if fr.StateType == flowrun.StateScheduled && fr.Due().After(s.LastDue) {
+			s.LastDue = fr.Due()
 		}
 	}
+	return s, nil
 }
 
 // Prepare creates what the plan's new work pool lacks.

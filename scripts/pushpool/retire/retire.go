@@ -87,33 +87,23 @@ func (r *Retirer) Look(ctx context.Context) (Left, error) {
 }
 
 func (r *Retirer) flowRuns(ctx context.Context, left *Left) error {
-	seen := map[string]bool{}
 	f := prefect.Filter{
 		WorkPools: r.in.WorkPools, Sort: prefect.OldestFirst,
 		StateTypes: []prefect.StateType{flowrun.StatePending, flowrun.StateRunning, flowrun.StateCancelling, flowrun.StatePaused},
 	}
-	for ; ; f.Offset += prefect.MaxPage {
-		page, err := r.prefect.FlowRuns(ctx, f)
+	for fr, err := range prefect.EachFlowRun(ctx, r.prefect.FlowRuns, f) {
 		if err != nil {
 			return err
 		}
-		for _, fr := range page {
-			if seen[fr.ID] {
-				continue
-			}
-			seen[fr.ID] = true
-			claim, err := r.claims.Claim(ctx, fr, flowrun.Record{})
-			if err != nil {
-				return err
-			}
-			if claim.Ours {
-				left.FlowRuns = append(left.FlowRuns, FlowRun{fr.ID, fr.Name, fr.WorkPoolName, fr.StateType})
-			}
+		claim, err := r.claims.Claim(ctx, fr, flowrun.Record{})
+		if err != nil {
+			return err
 		}
-		if len(page) < prefect.MaxPage {
-			return nil
+		if claim.Ours {
+			left.FlowRuns = append(left.FlowRuns, FlowRun{fr.ID, fr.Name, fr.WorkPoolName, fr.StateType})
 		}
 	}
+	return nil
 }
 
 func (r *Retirer) executions(ctx context.Context, left *Left) error {

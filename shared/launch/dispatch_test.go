@@ -182,6 +182,22 @@ func TestAStateThatWasReplacedIsNotClaimed(t *testing.T) {
 	}
 }
 
+// TestWhoStoodStillReadsAgain holds that a flow run is not claimed by what was read of it long ago: its
+// lease keeps no other worker from it.
+func TestWhoStoodStillReadsAgain(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.flowRuns = &meanwhile{Client: r.prefect, read: 2, do: func() {
+		_, err := r.people.SetState(t.Context(), fr.ID, prefect.Proposal{Type: flowrun.StateCompleted})
+		r.must(err)
+		r.ahead.Add(int64(prefect.FreshFor))
+	}}
+	r.must(r.dispatch(fr.ID))
+	if got := r.state(fr.ID); got != "COMPLETED/Completed" || len(r.executions(fr.ID)) != 0 {
+		t.Errorf("%s with %d executions, want COMPLETED/Completed with none", got, len(r.executions(fr.ID)))
+	}
+}
+
 // TestAnEarlierProposalThatComesLateIsOurs holds that Prefect's refusal that shows our own launch is a claim.
 func TestAnEarlierProposalThatComesLateIsOurs(t *testing.T) {
 	r := newRig(t)

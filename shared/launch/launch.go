@@ -271,7 +271,7 @@ func (l *Launcher) claim(ctx context.Context, holder string, fr prefect.FlowRun,
 func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Record, before prefect.FlowRun, o *origin) error {
 	ctx, cancel := l.settler.Fence(ctx, rec)
 	defer cancel()
-	fr, err := l.flowRuns.FlowRun(ctx, rec.FlowRunID)
+	fr, err := l.fresh(ctx, rec.FlowRunID)
 	if err != nil {
 		if flowrun.FaultOf(err) == flowrun.NotFound {
 			return l.discard(ctx, holder, rec)
@@ -318,6 +318,18 @@ func (l *Launcher) propose(ctx context.Context, holder string, rec flowrun.Recor
 		return errInLine
 	}
 	return nil
+}
+
+// fresh reads the flow run, again where it stood still so long that another worker may have ended it
+// since; not for ever, as a slow server is no other.
+func (l *Launcher) fresh(ctx context.Context, id string) (fr prefect.FlowRun, err error) {
+	for range 3 {
+		began := l.cfg.Now()
+		if fr, err = l.flowRuns.FlowRun(ctx, id); err != nil || l.cfg.Now().Sub(began) < prefect.FreshFor {
+			break
+		}
+	}
+	return fr, err
 }
 
 // deployment reads the deployment's state in the ledger.

@@ -25,8 +25,8 @@ func MayStartEarly(f FlowRun) bool {
 	return (f.StateName == "Scheduled" || f.StateName == "Late") && f.RetryType() != RetryInProcess
 }
 
-// freshFor is how long a flow run that was read counts as it was: no other worker gets one to its end sooner.
-const freshFor = 5 * time.Second
+// FreshFor is how long a flow run that was read counts as it was: no other worker gets one to its end sooner.
+const FreshFor = 5 * time.Second
 
 // State is one state of a flow run.
 type State struct {
@@ -96,7 +96,7 @@ func (c *Client) SetState(ctx context.Context, flowRunID string, p Proposal) (An
 	if err != nil {
 		return Answer{}, err
 	}
-	r.method, r.path, r.once, r.within = http.MethodPost, r.path+"/set_state", true, freshFor
+	r.method, r.path, r.once, r.within = http.MethodPost, r.path+"/set_state", true, FreshFor
 	r.body = struct {
 		State proposedState `json:"state"`
 	}{p.wire()}

@@ -204,8 +204,13 @@ func (c *crowd) strike(ctx context.Context) error {
 		if f.strike == nil {
 			continue
 		}
-		if err := f.strike(ctx, c.demo, f.id, f.execution.Name); err != nil {
-			return fmt.Errorf("one of those that %s: %w", f.title, err)
+		// A server on SQLite refuses some of it while it writes.
+		err := until(ctx, "one of those that "+f.title+" is struck", func(ctx context.Context) (bool, error) {
+			err := f.strike(ctx, c.demo, f.id, f.execution.Name)
+			return err == nil, err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

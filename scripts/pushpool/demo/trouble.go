@@ -37,7 +37,7 @@ func (t *trouble) counts() map[string]int {
 	return maps.Clone(t.counted)
 }
 
-// begin has messages and calls to Cloud Run go wrong, and f killed by SIGKILL every two to ten
+// begin has messages and calls to Cloud Run go wrong, and f killed by SIGKILL every four to twelve
 // seconds and started anew, until end is called.
 func (t *trouble) begin(ctx context.Context, s *local.Stack, f *local.Functions) (end func() error) {
 	s.OnPush(t.push)
@@ -50,7 +50,7 @@ func (t *trouble) begin(ctx context.Context, s *local.Stack, f *local.Functions)
 			case <-ctx.Done():
 				failed <- nil
 				return
-			case <-time.After(2*time.Second + rand.N(8*time.Second)): //nolint:gosec // chance, no secret
+			case <-time.After(4*time.Second + rand.N(8*time.Second)): //nolint:gosec // chance, no secret
 			}
 			f.Kill()
 			t.count("function_killed")

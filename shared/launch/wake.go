@@ -35,10 +35,11 @@ func (l *Launcher) Wake(ctx context.Context, holder string, w message.Wake) erro
 }
 
 // showReady asks Prefect what is scheduled in the pool, by which it sees that it is served, and
-// wakes the pool where something is: there is no other call to Prefect where nothing is.
+// wakes the pool where something is: there is no other call to Prefect where nothing is, or where
+// that is about to be launched.
 func (l *Launcher) showReady(ctx context.Context, holder, pool string) error {
 	runs, err := l.queue.ScheduledFlowRuns(ctx, pool, l.cfg.Now(), 1)
-	if err != nil || len(runs) == 0 {
+	if err != nil || len(runs) == 0 || prefect.Announced(runs[0], l.cfg.Now()) {
 		return err
 	}
 	return l.wakePool(ctx, holder, pool)

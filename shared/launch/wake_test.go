@@ -145,7 +145,7 @@ func TestOneHandlerAsksForAllThatComeMeanwhile(t *testing.T) {
 }
 
 // TestToShowAPoolReadyPrefectIsAskedOnce holds that nothing else is where nothing waits, and that
-// what waits is launched.
+// what waits is launched, unless its event is about to do that.
 func TestToShowAPoolReadyPrefectIsAskedOnce(t *testing.T) {
 	r := newRig(t)
 	a := &asking{Client: r.prefect, do: func(int) error { return nil }}
@@ -159,6 +159,12 @@ func TestToShowAPoolReadyPrefectIsAskedOnce(t *testing.T) {
 		t.Errorf("%d calls, asked %d times, and the ledger has %+v", calls, a.asked, r.pool().Gate)
 	}
 	fr := r.flowRun(prefect.NewFlowRun{})
+	before = r.calls.Load()
+	r.must(ready())
+	if calls := r.calls.Load() - before; calls != 1 {
+		t.Errorf("%d calls about a flow run that was created a moment ago, want the one that shows the pool ready", calls)
+	}
+	r.later(3 * time.Second)
 	r.must(ready())
 	if got := r.pending([]string{fr.ID}); len(got) != 1 {
 		t.Error("what waited was not launched")

@@ -111,6 +111,8 @@ func (a *Ahead) Look(ctx context.Context, pool string, start func(send func() er
 				}
 				return err
 			})
+		case prefect.Announced(fr, now):
+			// Where its event is lost, the next sweep finds it.
 		case limited && fr.RetryType() != prefect.RetryInProcess:
 			due = true
 		default: // also where its container should have run it again: Prefect tells a wake of no such flow run

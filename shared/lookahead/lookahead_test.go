@@ -115,6 +115,33 @@ func (w *world) deployment(t testing.TB, id string, lead time.Duration, waits bo
 	}
 }
 
+// Prefect's event about a flow run that was just created costs fewer calls than a message beside it.
+func TestWhatWasJustCreatedIsLeftToItsEvent(t *testing.T) {
+	for rule, tt := range map[string]struct {
+		due, age time.Duration
+		limited  bool
+		want     []string
+	}{
+		"its event may come yet":     {0, 3*time.Second - 1, false, nil},
+		"its event must have come":   {0, 3 * time.Second, false, []string{"dispatch"}},
+		"so where there is a limit":  {0, 3*time.Second - 1, true, nil},
+		"and there it is one wake":   {0, 3 * time.Second, true, []string{"wake etl"}},
+		"what is due later is timed": {time.Minute, 0, false, []string{"timer 1m0s"}},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			w, at := many(1, tt.due, 0), now
+			w.flowRuns[0].Created, w.limited = now.Add(-tt.age), tt.limited
+			got := w.look(t, w.ahead(&at))
+			for i := range got {
+				got[i] = strings.Replace(got[i], " "+w.flowRuns[0].ID, "", 1)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 // What is launched early is launched its deployment's lead before it is due; whoever has to
 // wait for a slot, or for something other than its time, is not.
 func TestTimersComeALeadBefore(t *testing.T) {

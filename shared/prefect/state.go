@@ -28,6 +28,13 @@ func MayStartEarly(f FlowRun) bool {
 // FreshFor is how long a flow run that was read counts as it was: no other worker gets one to its end sooner.
 const FreshFor = 5 * time.Second
 
+// eventWithin is how long after a flow run was created Prefect's event about it comes, mostly 0.2 s.
+const eventWithin = 3 * time.Second
+
+// Announced reports whether Prefect's event about the flow run's creation may still be under way.
+// Who finds the flow run waiting meanwhile would only have it read twice.
+func Announced(f FlowRun, now time.Time) bool { return f.Created.Add(eventWithin).After(now) }
+
 // State is one state of a flow run.
 type State struct {
 	ID        string       `json:"id"`

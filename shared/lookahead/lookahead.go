@@ -94,7 +94,7 @@ func (a *Ahead) Look(ctx context.Context, pool string, start func(send func() er
 			at = lead.Before(at)
 		}
 		switch {
-		case fr.StateName == prefect.AwaitingSlot:
+		case fr.StateName == prefect.AwaitingSlot && fr.RetryType() != prefect.RetryInProcess:
 			deployments[fr.DeploymentID] = true
 		case at.After(now.Add(a.by)):
 			// A sweep to come finds it.

@@ -297,3 +297,16 @@ func TestWhatIsHeldBackIsNotOverdue(t *testing.T) {
 		})
 	}
 }
+
+// TestWhoseContainerIsGoneIsDispatched holds that a flow run that its own container was to run again is looked at
+// by itself, also where a worker was refused a slot for it since: a wake of its deployment leaves it out.
+func TestWhoseContainerIsGoneIsDispatched(t *testing.T) {
+	for _, state := range []string{"AwaitingRetry", prefect.AwaitingSlot} {
+		w, at := many(1, -time.Minute, 0), now
+		w.flowRuns[0].StateName = state
+		w.flowRuns[0].EmpiricalPolicy = map[string]any{"retry_type": prefect.RetryInProcess}
+		if diff := cmp.Diff([]string{"dispatch " + w.flowRuns[0].ID}, w.look(t, w.ahead(&at))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", state, diff)
+		}
+	}
+}

@@ -70,18 +70,26 @@ func TestAFlowRunIsLaunchedItsLeadBeforeItIsDue(t *testing.T) {
 func TestTheLeadOfADeploymentIsLearnedWhenItsExecutionEnds(t *testing.T) {
 	for rule, tt := range map[string]struct {
 		ahead  time.Duration // it is due after it was created
+		waits  bool // for capacity
 		starts bool
 		learns bool
 	}{
-		"of a flow run that was due at a time":    {time.Minute, true, true},
-		"not of one that was asked for at once":   {0, true, false},
-		"nor of one that crashed before it began": {time.Minute, false, false},
+		"of a flow run that was due at a time":    {time.Minute, false, true, true},
+		"not of one that was asked for at once":   {0, false, true, false},
+		"nor of one that waited for capacity":     {0, true, true, false},
+		"nor of one that crashed before it began": {time.Minute, false, false, false},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			r := newRig(t)
 			at := r.now().Add(tt.ahead)
 			fr := r.flowRun(prefect.NewFlowRun{ScheduledTime: &at})
 			r.later(tt.ahead)
+			if tt.waits {
+				_, taking := r.refuse()
+				r.must(r.dispatch(fr.ID))
+				taking()
+				r.later(r.read(fr.ID).NextScheduledStartTime.Sub(r.now()))
+			}
 			r.must(r.dispatch(fr.ID))
 			r.later(8 * time.Second)
 			end := flowrun.Outcome{Kind: flowrun.ExitCode, ExitCode: 1}

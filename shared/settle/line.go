@@ -100,11 +100,12 @@ func finalAt(fr prefect.FlowRun) time.Time {
 }
 
 // learn takes over into its deployment's lead how long a flow took to start that was due at a
-// time and told its own end. Those that were asked for at once teach nothing: they have no use
-// for a lead, and come by the hundred, all of which would write to one document. It is a help:
-// where it fails, the next flow run teaches the same.
+// time and told its own end. Those that were asked for at once teach nothing, also where they waited for
+// capacity: they have no use for a lead, and come by the hundred, all of which would write to one
+// document. It is a help: where it fails, the next flow run teaches the same.
 func (s *Settler) learn(ctx context.Context, rec flowrun.Record) {
-	if rec.DeploymentID == "" || rec.RunningAt.IsZero() || rec.DueAt.Sub(rec.RequestedAt) < time.Second {
+	_, waited := rec.Waited()
+	if rec.DeploymentID == "" || rec.RunningAt.IsZero() || rec.DueAt.Sub(rec.RequestedAt) < time.Second || waited {
 		return
 	}
 	_, err := s.ledger.UpdateDeployment(ctx, rec.DeploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) {

@@ -141,7 +141,7 @@ type Deadlines struct {
 	Lease time.Duration `env:"LEASE" envDefault:"75s" expect:"a duration of 45s or more"`
 	// LookAhead is how far ahead timers are set: two sweeps and a half, so that one may fail.
 	LookAhead time.Duration `env:"LOOK_AHEAD" envDefault:"150s" expect:"a duration longer than two intervals of the reconciler"`
-	// CancelGrace: a flow under `prefect flow-run execute` ends itself 4-5 s after it was cancelled, hooks come on top.
+	// CancelGrace: a flow under `prefect flow-run execute` ends itself some seconds after it was cancelled (scripts/bench fast-start measures it), hooks come on top.
 	CancelGrace time.Duration `env:"CANCEL_GRACE" envDefault:"60s" expect:"a duration such as 60s"`
 	// ReportGrace is how long a flow run may stay RUNNING after its container exited with 0.
 	ReportGrace time.Duration `env:"REPORT_GRACE" envDefault:"30s" expect:"a duration such as 30s"`

@@ -80,8 +80,8 @@ var anywhere = []weight[Kind]{
 	{UserPause, 26}, {UserCancel, 14}, {UserRetry, 220}, {UserEdit, 14}, {UserDelete, 12}, {ExecutionDeleted, 14}, {ForeignWorker, 12}, {SecondInstall, 14},
 }
 
-// storm is how often the kind of a storm is chosen.
-const storm = 3000
+// stormy is how often a kind is chosen that there is a storm of.
+const stormy = 3000
 
 var strikes = map[service][]weight[Kind]{
 	toPrefect:  {{PrefectSlow, 30}, {Prefect429, 30}, {Prefect503, 30}, {Prefect500, 40}},

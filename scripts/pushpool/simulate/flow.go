@@ -42,13 +42,17 @@ func (w *world) arrive(n int, start time.Time) {
 	}
 	r := w.dice.of("plan " + label)
 	of := choose(r, deployments)
+	if w.Crowd {
+		of = "queued"
+	}
 	fr := &flowRun{label: label, deployment: of, ending: choose(r, endings), monitored: newMonitored()}
 	w.flowRuns[label] = fr
-	within := arrivals
+	after := between(r, 0, arrivals)
+	at := start.Add(after)
 	if w.Crowd {
-		within = 5 * time.Second
+		after %= time.Second
+		at = start.Add(time.Duration(n%crowds)*arrivals/crowds + after)
 	}
-	at := start.Add(between(r, 0, within))
 	if w.scripted {
 		fr.deployment, fr.ending = deployments[n%len(deployments)].what, endings[n%len(endings)].what
 		at = start.Add(time.Duration(n) * 2500 * time.Millisecond)
@@ -56,6 +60,9 @@ func (w *world) arrive(n int, start time.Time) {
 	}
 	body := map[string]any{"name": label}
 	how, ahead := r.IntN(10), between(r, 5*time.Second, 6*time.Minute)
+	if w.Crowd {
+		how, ahead = 3, -2*after
+	}
 	w.loop.at(at, "arrive "+label, func() {
 		w.labels = append(w.labels, label)
 		switch {
@@ -114,7 +121,7 @@ func (w *world) run(ctx context.Context, x cloudruntest.Execution, environ, argv
 	if w.loop.park(w.ctx, 0, "start of "+x.Name, func() { w.started(c) }) != nil {
 		return 1, 0
 	}
-	exitCode, signal = c.life(between(w.dice.of(c.name), 3*time.Second, w.Load.longest()))
+	exitCode, signal = c.life(between(w.dice.of(c.name), 3*time.Second, w.longest()))
 	_ = w.loop.park(w.ctx, 0, "end of "+x.Name, func() { w.ended(c, exitCode, signal) }) // the world is over
 	return exitCode, signal
 }

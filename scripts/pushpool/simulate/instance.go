@@ -174,9 +174,13 @@ func (i *instance) call(ctx context.Context, to service, what, flowRun string, e
 			if f.kind = w.choose(r, to, f); f.kind == Stall {
 				w.struck(Stall, f.before > 0, t, f.name)
 				// Not where others of the process share the answer: a process stands still as a whole.
-				if f.frozen = r.IntN(2) == 0 && !strings.Contains(what, "/work_pools/"); !f.frozen {
+				f.frozen = (r.IntN(2) == 0 || w.storm(Stall)) && !strings.Contains(what, "/work_pools/")
+				if !f.frozen {
 					w.loop.at(time.Now().Add(w.stall(r)), f.name, arrive)
 					return
+				}
+				if w.storm(Stall) && flowRun != "" && to != toCloudRun {
+					w.nextHolder(f, t)
 				}
 			}
 		}
@@ -187,6 +191,7 @@ func (i *instance) call(ctx context.Context, to service, what, flowRun string, e
 		if i.dead.Load() {
 			return
 		}
+		f.frozen = f.frozen || f.kind == ForeignWorker && w.storm(f.kind)
 		effect(f)
 		close(turn)
 	}
@@ -201,12 +206,33 @@ func (i *instance) call(ctx context.Context, to service, what, flowRun string, e
 	}
 }
 
-// stall is a pause that is longer than a lease; in a storm also longer than a flow run.
+// stall is a pause that is longer than a lease. In a storm it ends before a message's time does: within
+// the lease, or after it; in one of workers, after their flow run's end.
 func (w *world) stall(r *rand.Rand) time.Duration {
-	if w.Storm == Stall {
-		return between(r, 90*time.Second, 10*time.Minute)
+	switch {
+	case w.storm(Stall) && r.IntN(2) == 0:
+		return between(r, 20*time.Second, shortLease-11*time.Second)
+	case w.storm(Stall):
+		return between(r, shortLease+4*time.Second, shortLease+14*time.Second)
+	case w.storm(ForeignWorker):
+		return between(r, 8*time.Second, 20*time.Second)
 	}
 	return between(r, 90*time.Second, 150*time.Second)
+}
+
+// shortLease is the shortest that can be configured.
+const shortLease = 45 * time.Second
+
+// nextHolder has somebody else look at the flow run of one who stands still: at once, which its lease
+// forbids, or as soon as that is over. It may have gone on by the time that one does.
+func (w *world) nextHolder(f fault, t *task) {
+	after, id := time.Duration(0), w.flowRuns[t.flowRun].id
+	if w.stall(w.dice.of("frozen "+f.name)) > shortLease {
+		after = shortLease
+	}
+	w.loop.at(time.Now().Add(after), "next holder "+f.name, func() {
+		w.pubsub.publish(t.inst.of.name+"-flow-runs", []byte(`{"flow_run_id":"`+id+`"}`), nil)
+	})
 }
 
 // answer takes the answer of a call to its caller.

@@ -29,9 +29,10 @@ type Options struct {
 	Trace bool
 	// Load has all flow runs come at once, within quotas.
 	Load *Load
-	// Storm, if set, is a kind of fault that strikes between any two calls and does so most often.
-	Storm Kind
-	// Crowd has flow runs come within seconds.
+	// Storm are kinds of faults that strike more often than all others. What is worst then comes with it:
+	// see nextHolder and work.
+	Storm []Kind
+	// Crowd has flow runs come to the limited pool, many within a second, those last that are to go first.
 	Crowd bool
 
 	// readyAtMost is the longest that a job takes to be ready; 0 means 8 s. Its start takes 1 to 5 s more.

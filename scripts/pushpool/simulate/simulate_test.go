@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ var (
 	shards    = flag.Int("shards", 1, "how many parts there are")
 	first     = flag.Bool("until-failure", false, "end with the first world that fails, and do not explain it")
 	shrink    = flag.Bool("shrink", true, "look for the fewest faults that bring a failure about")
-	stormOf   = flag.String("storm", "", "a kind of fault that strikes most often")
+	stormOf   = flag.String("storm", "", "kinds of faults that strike most often, with commas between them")
 	crowd     = flag.Bool("crowd", false, "have flow runs come within seconds")
 	verbose   = flag.Bool("timeline", false, "print the timeline of the first world")
 )
@@ -53,7 +54,7 @@ func TestNothingIsLostWhateverBreaks(t *testing.T) {
 	}
 	s, failed := Sum{Summary: Summary{Seed: *seed}}, 0
 	for n := *shard; n*worldSize < *flowRuns; n += *shards {
-		o := Options{Seed: *seed + uint64(n), FlowRuns: min(worldSize, *flowRuns-n*worldSize), Trace: *verbose && n == 0, Storm: Kind(*stormOf), Crowd: *crowd}
+		o := Options{Seed: *seed + uint64(n), FlowRuns: min(worldSize, *flowRuns-n*worldSize), Trace: *verbose && n == 0, Storm: kindsOf(*stormOf), Crowd: *crowd}
 		w := Run(t, o)
 		s.Add(w)
 		s.Wall = time.Since(start).Seconds()
@@ -80,6 +81,16 @@ func TestNothingIsLostWhateverBreaks(t *testing.T) {
 	if *shards == 1 && !*first {
 		tell(t, s)
 	}
+}
+
+// kindsOf reads a list of kinds.
+func kindsOf(list string) (kinds []Kind) {
+	for k := range strings.SplitSeq(list, ",") {
+		if k != "" {
+			kinds = append(kinds, Kind(k))
+		}
+	}
+	return kinds
 }
 
 // tell prints the summary and holds the simulation to having been hard enough.

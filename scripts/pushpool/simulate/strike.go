@@ -3,6 +3,7 @@ package simulate
 import (
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,18 +22,40 @@ func (w *world) choose(r *rand.Rand, to service, f fault) Kind {
 	if w.quiet() || w.Calm || r.Float64() >= chance || !w.allowed(f.name) {
 		return ""
 	}
-	if w.Storm != "" {
-		more = append([]weight[Kind]{{w.Storm, storm}}, more...)
-	}
-	return choose(r, anywhere, strikes[to], more)
+	return choose(r, w.raised(anywhere), w.raised(strikes[to]), w.raised(more))
 }
+
+// raised are the choices, those first that there is a storm of.
+func (w *world) raised(choices []weight[Kind]) []weight[Kind] {
+	if len(w.Storm) == 0 {
+		return choices
+	}
+	choices = slices.Clone(choices)
+	for n, c := range choices {
+		if w.storm(c.what) {
+			choices[n].n = stormy
+		}
+	}
+	return choices
+}
+
+// longest is how long a container works at most; in a storm of stalls it ends before they do.
+func (w *world) longest() time.Duration {
+	if w.storm(Stall) {
+		return 10 * time.Second
+	}
+	return w.Load.longest()
+}
+
+// storm reports whether there is a storm of faults of the kind.
+func (w *world) storm(k Kind) bool { return slices.Contains(w.Storm, k) }
 
 // chooseMessage decides what becomes of a message, or of its acknowledgement.
 func (w *world) chooseMessage(r *rand.Rand, name string) Kind {
 	if w.quiet() || w.Calm || r.Float64() >= messageChance || !w.allowed(name) {
 		return ""
 	}
-	return choose(r, ofMessages)
+	return choose(r, w.raised(ofMessages))
 }
 
 func (w *world) quiet() bool { return w.leaving || !time.Now().Before(w.faultsUntil) }
@@ -168,8 +191,13 @@ func (w *world) pause(r *rand.Rand) bool {
 	return true
 }
 
-// work is another worker on the pool: it claims the flow run and runs it somewhere else.
+// work is another worker on the pool: it claims the flow run and runs it somewhere else. In a storm
+// that is over before the caller that was struck goes on.
 func (w *world) work(fr *flowRun, name string) {
+	toStart, toEnd := 5*time.Second, 20*time.Second
+	if w.storm(ForeignWorker) {
+		toStart, toEnd = 2*time.Second, 5*time.Second
+	}
 	set := func(state, then string, after time.Duration, next func()) {
 		w.loop.at(time.Now().Add(after), "worker "+then+" "+name, func() {
 			w.api(actor{worker: true}, http.MethodPost, "/flow_runs/"+fr.id+"/set_state", map[string]any{"state": map[string]any{"type": state}})
@@ -182,7 +210,7 @@ func (w *world) work(fr *flowRun, name string) {
 	if status != http.StatusCreated || !strings.Contains(string(answer), `"status":"ACCEPT"`) {
 		return
 	}
-	set("RUNNING", "starts", 5*time.Second, func() { set("COMPLETED", "ends", 20*time.Second, nil) })
+	set("RUNNING", "starts", toStart, func() { set("COMPLETED", "ends", toEnd, nil) })
 }
 
 // rival is a second installation on the pool, that hears of the flow run first.

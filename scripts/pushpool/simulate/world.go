@@ -45,6 +45,7 @@ const (
 const (
 	arrivals = 15 * time.Minute
 	faults   = 22 * time.Minute
+	crowds   = 8
 )
 
 // world is one simulated installation with everything around it.
@@ -236,6 +237,9 @@ func (of *installation) replace(i *instance) {
 // new code do not agree on everything.
 func (of *installation) environ() []string {
 	lease := []string{"75s", "90s", "60s"}[of.deploys%3]
+	if of.w.storm(Stall) {
+		lease = shortLease.String()
+	}
 	return append([]string{
 		"GOOGLE_CLOUD_PROJECT=" + project, "INSTALL_NAME=" + of.name, "WORK_POOLS=" + strings.Join(of.pools, ","),
 		"REGIONS=" + region + "," + second, "OVERFLOW_REGIONS=" + region + "," + second, "TOPIC_FLOW_RUNS=" + of.name + "-flow-runs", "DEAD_LETTER_TOPIC=" + of.name + "-dead-letter",

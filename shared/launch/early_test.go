@@ -70,7 +70,7 @@ func TestAFlowRunIsLaunchedItsLeadBeforeItIsDue(t *testing.T) {
 func TestTheLeadOfADeploymentIsLearnedWhenItsExecutionEnds(t *testing.T) {
 	for rule, tt := range map[string]struct {
 		ahead  time.Duration // it is due after it was created
-		waits  bool // for capacity
+		waits  bool          // for capacity
 		starts bool
 		learns bool
 	}{

@@ -71,7 +71,7 @@ func (f *Firestore) Update(ctx context.Context, flowRunID string, change func(fl
 // UpdatePool implements Ledger.
 func (f *Firestore) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
 	ref := f.client.Collection(workPoolsCollection).Doc(name)
-	return update(ctx, f.client, ref, plain(func(p *flowrun.Pool) { p.Name = name }), change, func(p flowrun.Pool) any { return p })
+	return lookAndUpdate(ctx, f.client, ref, plain(func(p *flowrun.Pool) { p.Name = name }), change, func(p flowrun.Pool) any { return p })
 }
 
 // UpdateRegion implements Ledger.
@@ -83,7 +83,7 @@ func (f *Firestore) UpdateRegion(ctx context.Context, name string, change func(f
 // UpdateDeployment implements Ledger.
 func (f *Firestore) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
 	ref := f.client.Collection(deploymentsCollection).Doc(id)
-	return update(ctx, f.client, ref, plain(func(d *flowrun.Deployment) { d.ID = id }), change, func(d flowrun.Deployment) any { return d })
+	return lookAndUpdate(ctx, f.client, ref, plain(func(d *flowrun.Deployment) { d.ID = id }), change, func(d flowrun.Deployment) any { return d })
 }
 
 // plain decodes a document that is stored as it is, and names what is new.
@@ -107,6 +107,21 @@ func plain[T any](name func(*T)) func(*firestore.DocumentSnapshot, error) (T, er
 func (f *Firestore) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
 	return update(ctx, f.client, f.client.Collection(sweepsCollection).Doc("current"), plain(func(*flowrun.Sweep) {}), change,
 		func(s flowrun.Sweep) any { return s })
+}
+
+// lookAndUpdate is update of a document that hundreds of flow runs ask for, and few change: who has
+// nothing to write takes no part in a transaction, whose locks the others would wait for.
+func lookAndUpdate[T any](ctx context.Context, client *firestore.Client, ref *firestore.DocumentRef,
+	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
+) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if before, err := decode(ref.Get(ctx)); err == nil {
+		if _, refused := change(before); refused != nil {
+			return before, refused
+		}
+	}
+	return update(ctx, client, ref, decode, change, encode)
 }
 
 // update reads, changes and writes one document in a transaction.

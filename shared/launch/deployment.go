@@ -33,14 +33,17 @@ func (l *Launcher) wakeDeployment(ctx context.Context, holder, id string) error 
 	var vain time.Time
 	g := gate{deploymentID: id, update: func(ctx context.Context, change func(flowrun.Gate) flowrun.Gate) error {
 		_, err := l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) {
-			d.Gate = change(d.Gate)
+			var err error
+			d.Gate, err = changed(d.Gate, change)
 			if vain.Before(d.RefusedAt) {
 				vain = d.RefusedAt
 			}
-			d.RefusedAt = vain
-			return d, nil
+			if d.RefusedAt.Before(vain) {
+				d.RefusedAt, err = vain, nil
+			}
+			return d, err
 		})
-		return err
+		return acknowledge(err)
 	}}
 	pass := 0
 	return l.alone(ctx, holder, g, func(ctx context.Context) (bool, error) {

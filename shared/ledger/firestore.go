@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"cloud.google.com/go/firestore"
@@ -31,7 +32,10 @@ const (
 const callTimeout = 20 * time.Second
 
 // Firestore is the ledger of a deployed installation.
-type Firestore struct{ client *firestore.Client }
+type Firestore struct {
+	client *firestore.Client
+	turns  sync.Map // of a document's path: a chan struct{} that whoever writes to it has filled
+}
 
 // NewFirestore returns the ledger in the client's database. The client stays the caller's to close.
 func NewFirestore(client *firestore.Client) *Firestore { return &Firestore{client: client} }
@@ -71,7 +75,7 @@ func (f *Firestore) Update(ctx context.Context, flowRunID string, change func(fl
 // UpdatePool implements Ledger.
 func (f *Firestore) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
 	ref := f.client.Collection(workPoolsCollection).Doc(name)
-	return lookAndUpdate(ctx, f.client, ref, plain(func(p *flowrun.Pool) { p.Name = name }), change, func(p flowrun.Pool) any { return p })
+	return lookAndUpdate(ctx, f, ref, plain(func(p *flowrun.Pool) { p.Name = name }), change, func(p flowrun.Pool) any { return p })
 }
 
 // UpdateRegion implements Ledger.
@@ -83,7 +87,7 @@ func (f *Firestore) UpdateRegion(ctx context.Context, name string, change func(f
 // UpdateDeployment implements Ledger.
 func (f *Firestore) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
 	ref := f.client.Collection(deploymentsCollection).Doc(id)
-	return lookAndUpdate(ctx, f.client, ref, plain(func(d *flowrun.Deployment) { d.ID = id }), change, func(d flowrun.Deployment) any { return d })
+	return lookAndUpdate(ctx, f, ref, plain(func(d *flowrun.Deployment) { d.ID = id }), change, func(d flowrun.Deployment) any { return d })
 }
 
 // plain decodes a document that is stored as it is, and names what is new.
@@ -109,19 +113,37 @@ func (f *Firestore) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) 
 		func(s flowrun.Sweep) any { return s })
 }
 
-// lookAndUpdate is update of a document that hundreds of flow runs ask for, and few change: who has
-// nothing to write takes no part in a transaction, whose locks the others would wait for.
-func lookAndUpdate[T any](ctx context.Context, client *firestore.Client, ref *firestore.DocumentRef,
+// lookAndUpdate is update of a document that hundreds of flow runs ask for, and few change. Who has
+// nothing to write takes no part in a transaction, whose locks the others would wait for, and those of
+// one process that have take turns: transactions that all read before they write wait for each other.
+func lookAndUpdate[T any](ctx context.Context, f *Firestore, ref *firestore.DocumentRef,
 	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
 ) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if before, err := decode(ref.Get(ctx)); err == nil {
-		if _, refused := change(before); refused != nil {
-			return before, refused
+	look := func() (before T, refused error) {
+		before, err := decode(ref.Get(ctx))
+		if err == nil {
+			_, refused = change(before)
 		}
+		return before, refused
 	}
-	return update(ctx, client, ref, decode, change, encode)
+	if before, refused := look(); refused != nil {
+		return before, refused
+	}
+	made, _ := f.turns.LoadOrStore(ref.Path, make(chan struct{}, 1))
+	turn := made.(chan struct{}) //nolint:forcetypeassert // there is nothing else in it
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		var none T
+		return none, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, context.Cause(ctx))
+	}
+	if before, refused := look(); refused != nil { // somebody else wrote it meanwhile
+		return before, refused
+	}
+	return update(ctx, f.client, ref, decode, change, encode)
 }
 
 // update reads, changes and writes one document in a transaction.

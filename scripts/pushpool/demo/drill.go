@@ -91,7 +91,7 @@ var hundred = []fate{
 // sets is what a person does who sets the state of a flow run.
 func sets(state flowrun.StateType) func(ctx context.Context, d *demo, flowRunID, execution string) error {
 	return func(ctx context.Context, d *demo, id, _ string) error {
-		_, err := d.Prefect.SetState(ctx, id, prefect.Proposal{Type: state})
+		_, err := d.set(ctx, id, prefect.Proposal{Type: state})
 		return err
 	}
 }

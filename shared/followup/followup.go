@@ -73,37 +73,24 @@ func (s *Sender) Waiting(ctx context.Context, workPool, deploymentID string) (me
 	var errs []error
 	if workPool != "" {
 		_, err := s.gates.UpdatePool(ctx, workPool, func(p flowrun.Pool) (flowrun.Pool, error) {
-			gate, wake, err := freed(p.Gate, s.now())
+			gate, wake := p.Gate.Freed(s.now())
 			p.Gate, w.WorkPool = gate, named(workPool, wake)
-			return p, err
+			return p, nil
 		})
 		errs = append(errs, err)
 	}
 	if deploymentID != "" {
 		_, err := s.gates.UpdateDeployment(ctx, deploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) {
-			gate, wake, err := freed(d.Gate, s.now())
+			gate, wake := d.Gate.Freed(s.now())
 			d.Gate, w.DeploymentID = gate, named(deploymentID, wake)
-			return d, err
+			return d, nil
 		})
 		errs = append(errs, err)
 	}
-	for _, err := range errs {
-		if err != nil && !errors.Is(err, errUnchanged) {
-			return message.Wake{}, err
-		}
+	if err := errors.Join(errs...); err != nil {
+		return message.Wake{}, err
 	}
 	return w, nil
-}
-
-// errUnchanged keeps a gate from being written that is as before.
-var errUnchanged = errors.New("unchanged")
-
-func freed(g flowrun.Gate, now time.Time) (flowrun.Gate, bool, error) {
-	after, wake := g.Freed(now)
-	if after == g {
-		return g, wake, errUnchanged
-	}
-	return after, wake, nil
 }
 
 func named(name string, wake bool) string {

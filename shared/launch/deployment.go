@@ -33,17 +33,14 @@ func (l *Launcher) wakeDeployment(ctx context.Context, holder, id string) error 
 	var vain time.Time
 	g := gate{deploymentID: id, update: func(ctx context.Context, change func(flowrun.Gate) flowrun.Gate) error {
 		_, err := l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) {
-			var err error
-			d.Gate, err = changed(d.Gate, change)
+			d.Gate = change(d.Gate)
 			if vain.Before(d.RefusedAt) {
 				vain = d.RefusedAt
 			}
-			if d.RefusedAt.Before(vain) {
-				d.RefusedAt, err = vain, nil
-			}
-			return d, err
+			d.RefusedAt = vain
+			return d, nil
 		})
-		return acknowledge(err)
+		return err
 	}}
 	pass := 0
 	return l.alone(ctx, holder, g, func(ctx context.Context) (bool, error) {

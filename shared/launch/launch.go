@@ -334,10 +334,7 @@ func (l *Launcher) fresh(ctx context.Context, id string) (fr prefect.FlowRun, er
 
 // deployment reads the deployment's state in the ledger.
 func (l *Launcher) deployment(ctx context.Context, id string) (flowrun.Deployment, error) {
-	d, err := l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) {
-		return d, flowrun.ErrDone // nothing is written
-	})
-	return d, acknowledge(err)
+	return l.ledger.UpdateDeployment(ctx, id, func(d flowrun.Deployment) (flowrun.Deployment, error) { return d, nil })
 }
 
 // startAt is when the flow may start, where that is not the time of the state before: who was

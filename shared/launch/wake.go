@@ -101,25 +101,14 @@ func (l *Launcher) leave(ctx context.Context, g gate, give func(flowrun.Gate) fl
 	return g.update(ctx, give)
 }
 
-// changed returns the gate as change leaves it; the error is ErrDone where that is as before. Hundreds
-// that come while one is at the gate have nothing to write after the first of them.
-func changed(g flowrun.Gate, change func(flowrun.Gate) flowrun.Gate) (flowrun.Gate, error) {
-	after := change(g)
-	if after == g {
-		return g, flowrun.ErrDone
-	}
-	return after, nil
-}
-
 // wakePool launches what Prefect says may start in the work pool now.
 func (l *Launcher) wakePool(ctx context.Context, holder, pool string) error {
 	g := gate{workPool: pool, update: func(ctx context.Context, change func(flowrun.Gate) flowrun.Gate) error {
 		_, err := l.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
-			var err error
-			p.Gate, err = changed(p.Gate, change)
-			return p, err
+			p.Gate = change(p.Gate)
+			return p, nil
 		})
-		return acknowledge(err)
+		return err
 	}}
 	return l.alone(ctx, holder, g, func(ctx context.Context) (bool, error) {
 		if err := l.admitted(ctx, holder, pool); err != nil {

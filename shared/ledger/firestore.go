@@ -113,22 +113,23 @@ func (f *Firestore) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) 
 		func(s flowrun.Sweep) any { return s })
 }
 
-// lookAndUpdate is update of a document that hundreds of flow runs ask for, and few change. Who has
-// nothing to write takes no part in a transaction, whose locks the others would wait for, and those of
-// one process that have take turns: transactions that all read before they write wait for each other.
-func lookAndUpdate[T any](ctx context.Context, f *Firestore, ref *firestore.DocumentRef,
+// lookAndUpdate is update of a document that hundreds of flow runs ask for, and few change. Who leaves it
+// as it is takes no part in a transaction, whose locks the others would wait for, and those of one
+// process that do not take turns: transactions that all read before they write wait for each other.
+func lookAndUpdate[T comparable](ctx context.Context, f *Firestore, ref *firestore.DocumentRef,
 	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
 ) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	look := func() (before T, refused error) {
+	look := func() (before T, same bool, refused error) {
 		before, err := decode(ref.Get(ctx))
-		if err == nil {
-			_, refused = change(before)
+		if err != nil {
+			return before, false, nil // the transaction tells
 		}
-		return before, refused
+		after, refused := change(before)
+		return before, refused != nil || after == before, refused
 	}
-	if before, refused := look(); refused != nil {
+	if before, same, refused := look(); same {
 		return before, refused
 	}
 	made, _ := f.turns.LoadOrStore(ref.Path, make(chan struct{}, 1))
@@ -140,7 +141,7 @@ func lookAndUpdate[T any](ctx context.Context, f *Firestore, ref *firestore.Docu
 		var none T
 		return none, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, context.Cause(ctx))
 	}
-	if before, refused := look(); refused != nil { // somebody else wrote it meanwhile
+	if before, same, refused := look(); same { // somebody else wrote it meanwhile
 		return before, refused
 	}
 	return update(ctx, f.client, ref, decode, change, encode)

@@ -22,11 +22,11 @@ type Ledger interface {
 	// ByExecution returns the record of the execution with that full name; found is false
 	// where the ledger knows none.
 	ByExecution(ctx context.Context, name string) (r flowrun.Record, found bool, err error)
-	// UpdatePool is Update for the state of a work pool.
+	// UpdatePool is Update for the state of a work pool. Where change returns it as it was nothing is written.
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
 	// UpdateRegion is Update for what is known of a region of a project, PROJECT/REGION.
 	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
-	// UpdateDeployment is Update for the state of a deployment.
+	// UpdateDeployment is UpdatePool for the state of a deployment.
 	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
 	// UpdateSweep is Update for the state of the installation's sweep.
 	UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error)

@@ -63,6 +63,7 @@ func TestWhoWritesNothingTakesNoLock(t *testing.T) {
 	}
 	ask(flowrun.ErrDone, 0)
 	ask(nil, 2)
+	ask(nil, 0) // it is so already
 	ask(flowrun.ErrDone, 0)
 }
 

@@ -3,7 +3,6 @@ package lookahead
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -191,10 +190,8 @@ func (a *Ahead) lead(ctx context.Context, deploymentID string, known map[string]
 	if ok || deploymentID == "" {
 		return lead, nil
 	}
-	d, err := a.ledger.UpdateDeployment(ctx, deploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) {
-		return d, flowrun.ErrDone // nothing is written
-	})
-	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+	d, err := a.ledger.UpdateDeployment(ctx, deploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) { return d, nil })
+	if err != nil {
 		return 0, err
 	}
 	if !d.Waits {

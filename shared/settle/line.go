@@ -3,7 +3,6 @@ package settle
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -109,14 +108,10 @@ func (s *Settler) learn(ctx context.Context, rec flowrun.Record) {
 		return
 	}
 	_, err := s.ledger.UpdateDeployment(ctx, rec.DeploymentID, func(d flowrun.Deployment) (flowrun.Deployment, error) {
-		lead := d.Lead.Learn(rec.DueAt, rec.ClaimedAt, rec.RunningAt)
-		if lead == d.Lead {
-			return d, flowrun.ErrDone // nothing to write
-		}
-		d.Lead = lead
+		d.Lead = d.Lead.Learn(rec.DueAt, rec.ClaimedAt, rec.RunningAt)
 		return d, nil
 	})
-	if err != nil && !errors.Is(err, flowrun.ErrDone) {
+	if err != nil {
 		s.log.WarnContext(ctx, "how long the flow took to start was not recorded; the next flow run of its deployment tells as well",
 			"flow_run_id", rec.FlowRunID, "deployment_id", rec.DeploymentID, "error", err)
 	}

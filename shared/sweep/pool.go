@@ -24,18 +24,11 @@ func (s *Sweeper) ready(ctx context.Context, pool string) error {
 			return err
 		}
 	}
-	due := false
-	p, err := s.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {
-		due = !now.Before(p.HeartbeatAt.Add(heartbeatEvery / 2))
-		if !due {
-			return p, flowrun.ErrDone
-		}
-		return p, nil
-	})
-	if !due {
-		return notDone(err)
+	p, err := s.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) { return p, nil })
+	if err != nil || now.Before(p.HeartbeatAt.Add(heartbeatEvery/2)) {
+		return err
 	}
-	if err := s.pools.Heartbeat(ctx, p.Name, "pushpool "+s.cfg.Name, heartbeatEvery); err != nil {
+	if err := s.pools.Heartbeat(ctx, pool, "pushpool "+s.cfg.Name, heartbeatEvery); err != nil {
 		return err
 	}
 	_, err = s.ledger.UpdatePool(ctx, pool, func(p flowrun.Pool) (flowrun.Pool, error) {

@@ -2,7 +2,6 @@ package sweep
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -209,11 +208,4 @@ func turn[T any](all []T, most, count int) []T {
 	}
 	start := count * most % len(all)
 	return slices.Concat(all[start:], all[:start])[:most]
-}
-
-func notDone(err error) error {
-	if errors.Is(err, flowrun.ErrDone) {
-		return nil
-	}
-	return err
 }

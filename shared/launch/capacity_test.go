@@ -24,20 +24,14 @@ var exhausted = status.Error(codes.ResourceExhausted, "Quota exceeded for quota 
 // refuse makes Cloud Run refuse every new job, or take them, and counts those it refused.
 func (r *rig) refuse() (refused *atomic.Int32, taking func()) {
 	refused = &atomic.Int32{}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+	r.strikeCloudRun(func(method string, phase cloudruntest.Phase) error {
 		if phase == cloudruntest.Before && (method == "CreateJob" || method == "UpdateJob") {
 			refused.Add(1)
 			return exhausted
 		}
 		return nil
-	}
-	return refused, func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.cloudFault = nil
-	}
+	})
+	return refused, func() { r.strikeCloudRun(nil) }
 }
 
 func overflow(regions ...string) func(*launch.Config) {
@@ -101,9 +95,7 @@ func TestAnUnclearTryIsLookedForBeforeARefusalIsBelieved(t *testing.T) {
 	r := newRig(t, overflow("europe-west4"))
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	if err := r.dispatch(fr.ID); err == nil {
-		t.Fatal("the first delivery was acknowledged")
-	}
+	r.fails(fr.ID)
 	r.later(lease)
 	r.answer("CreateJob", cloudruntest.Before, exhausted)
 	r.must(r.dispatch(fr.ID))

@@ -315,8 +315,7 @@ func TestWhatAFlowRunWasMadeFromIsReadWhileItIsClaimed(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	claimed := make(chan struct{})
-	r.mu.Lock()
-	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+	r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
 		switch {
 		case strings.HasSuffix(req.URL.Path, "/set_state"):
 			close(claimed)
@@ -328,8 +327,7 @@ func TestWhatAFlowRunWasMadeFromIsReadWhileItIsClaimed(t *testing.T) {
 			}
 		}
 		return false
-	}
-	r.mu.Unlock()
+	})
 	r.must(r.dispatch(fr.ID))
 	r.launchedOnce(fr.ID)
 }

@@ -31,24 +31,20 @@ func TestAnInterruptedLaunchIsFinishedByTheNextDelivery_Prefect16448_20485(t *te
 			r.answer("CreateJob", cloudruntest.After, status.Error(codes.DeadlineExceeded, "context deadline exceeded"))
 		},
 		"a crash before the region is recorded": func(r *rig) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+			r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
 				if strings.HasPrefix(req.URL.Path, "/api/deployments/") && req.Method == http.MethodGet {
 					r.ledger.down.Store(true)
 				}
 				return false
-			}
+			})
 		},
 		"a crash between CreateJob and its record": func(r *rig) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+			r.strikeCloudRun(func(method string, phase cloudruntest.Phase) error {
 				if method == "CreateJob" && phase == cloudruntest.After {
 					r.ledger.down.Store(true)
 				}
 				return nil
-			}
+			})
 		},
 	} {
 		for lost, lose := range map[string]bool{"the ledger is kept": false, "the ledger is lost": true} {
@@ -56,12 +52,9 @@ func TestAnInterruptedLaunchIsFinishedByTheNextDelivery_Prefect16448_20485(t *te
 				r := newRig(t)
 				fr := r.flowRun(prefect.NewFlowRun{})
 				fault(r)
-				if err := r.dispatch(fr.ID); err == nil {
-					t.Fatal("the first delivery was acknowledged")
-				}
-				r.mu.Lock()
-				r.prefectFault, r.cloudFault = nil, nil
-				r.mu.Unlock()
+				r.fails(fr.ID)
+				r.strikePrefect(nil)
+				r.strikeCloudRun(nil)
 				r.ledger.down.Store(false)
 				if lose {
 					r.ledger.lose()
@@ -106,14 +99,12 @@ func TestALaunchThatWasMadeIsRecorded(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	ctx, cancel := context.WithCancel(t.Context())
-	r.mu.Lock()
-	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+	r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
 		if req.Method == http.MethodPatch { // infrastructure_pid, after CreateJob
 			cancel()
 		}
 		return false
-	}
-	r.mu.Unlock()
+	})
 	r.must(r.launcher.Dispatch(ctx, r.holder(), fr.ID, r.now()))
 	r.launchedOnce(fr.ID)
 }
@@ -123,8 +114,7 @@ func TestALaunchThatWasMadeIsRecorded(t *testing.T) {
 func TestALaunchThatWasOvertakenIsUndone(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
-	r.mu.Lock()
-	r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+	r.strikeCloudRun(func(method string, phase cloudruntest.Phase) error {
 		if method != "CreateJob" || phase != cloudruntest.After {
 			return nil
 		}
@@ -138,8 +128,7 @@ func TestALaunchThatWasOvertakenIsUndone(t *testing.T) {
 			r.must(err)
 		}
 		return nil
-	}
-	r.mu.Unlock()
+	})
 	r.must(r.dispatch(fr.ID))
 	if got := r.read(fr.ID).StateType; got != flowrun.StateCancelling {
 		t.Errorf("%s before it is over, want CANCELLING", got)
@@ -183,9 +172,7 @@ func TestALiveLeaseIsWaitedFor(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.answer("CreateJob", cloudruntest.Before, status.Error(codes.Unavailable, "the service is unavailable"))
-	if err := r.dispatch(fr.ID); err == nil {
-		t.Fatal("the first delivery was acknowledged")
-	}
+	r.fails(fr.ID)
 	r.must(r.dispatch(fr.ID)) // the request may still be under way
 	if got := len(r.executions(fr.ID)); got != 0 {
 		t.Fatalf("%d executions while the first request may be under way, want none", got)
@@ -202,9 +189,7 @@ func TestAnInterruptedLaunchIsFoundInAnotherRegion(t *testing.T) {
 	r.deployed = r.deploy(prefect.NewDeployment{FlowID: r.deployed.FlowID, Name: "eu", WorkPool: "etl", JobVariables: map[string]any{"region": "europe-west1"}})
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	if err := r.dispatch(fr.ID); err == nil {
-		t.Fatal("the first delivery was acknowledged")
-	}
+	r.fails(fr.ID)
 	r.ledger.lose()
 	r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"region": region}})
 	r.must(r.dispatch(fr.ID))

@@ -17,8 +17,7 @@ func TestAClaimThatPrefectAbortsIsDropped_Prefect16126(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	var proposals atomic.Int32
-	r.mu.Lock()
-	r.prefectFault = func(w http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+	r.strikePrefect(func(w http.ResponseWriter, req *http.Request, _ http.Handler) bool {
 		if !strings.HasSuffix(req.URL.Path, "/set_state") {
 			return false
 		}
@@ -27,8 +26,7 @@ func TestAClaimThatPrefectAbortsIsDropped_Prefect16126(t *testing.T) {
 		_, _ = w.Write([]byte(`{"state":null,"status":"ABORT","details":{"type":"abort_details",` +
 			`"reason":"Cannot transition a flow run with in-process retries to PENDING state."}}`))
 		return true
-	}
-	r.mu.Unlock()
+	})
 	r.must(r.dispatch(fr.ID))
 	if rec := r.record(fr.ID); proposals.Load() != 1 || len(r.executions(fr.ID)) != 0 || rec.Status != flowrun.StatusNone || rec.LeaseHolder != "" {
 		t.Errorf("%d proposals, %d executions, the ledger keeps %+v", proposals.Load(), len(r.executions(fr.ID)), rec)

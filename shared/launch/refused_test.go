@@ -50,9 +50,7 @@ func TestARefusalIsNotTheEndOfALaunchThatWasMade(t *testing.T) {
 			r := newRig(t)
 			fr := r.flowRun(prefect.NewFlowRun{})
 			r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-			if err := r.dispatch(fr.ID); err == nil {
-				t.Fatal("the first delivery was acknowledged")
-			}
+			r.fails(fr.ID)
 			refuse(r)
 			r.later(callTimeout)
 			r.must(r.dispatch(fr.ID))
@@ -67,19 +65,11 @@ func TestARefusalIsNoVerdictWhileNobodyCanLook(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	if err := r.dispatch(fr.ID); err == nil {
-		t.Fatal("the first delivery was acknowledged")
-	}
-	r.mu.Lock()
-	r.cloudFault = func(string, cloudruntest.Phase) error { return status.Error(codes.ResourceExhausted, "Quota exceeded") }
-	r.mu.Unlock()
+	r.fails(fr.ID)
+	r.strikeCloudRun(func(string, cloudruntest.Phase) error { return status.Error(codes.ResourceExhausted, "Quota exceeded") })
 	r.later(callTimeout)
-	if err := r.dispatch(fr.ID); err == nil {
-		t.Fatal("the second delivery was acknowledged")
-	}
-	r.mu.Lock()
-	r.cloudFault = nil
-	r.mu.Unlock()
+	r.fails(fr.ID)
+	r.strikeCloudRun(nil)
 	r.later(callTimeout)
 	r.must(r.dispatch(fr.ID))
 	r.launchedOnce(fr.ID)
@@ -91,9 +81,7 @@ func TestAJobThatIsBeingDeletedIsNoVerdict(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.answer("CreateJob", cloudruntest.Before, status.Error(codes.AlreadyExists, "the job exists"))
-	if err := r.dispatch(fr.ID); err == nil {
-		t.Fatal("the first delivery was acknowledged")
-	}
+	r.fails(fr.ID)
 	r.later(callTimeout)
 	r.must(r.dispatch(fr.ID))
 	r.launchedOnce(fr.ID)
@@ -104,15 +92,13 @@ func TestAJobThatIsBeingDeletedIsNoVerdict(t *testing.T) {
 func TestWhatAPersonEndedIsNotPutBack(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
-	r.mu.Lock()
-	r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+	r.strikeCloudRun(func(method string, phase cloudruntest.Phase) error {
 		if method != "CreateJob" || phase != cloudruntest.Before {
 			return nil
 		}
 		r.set(fr.ID, flowrun.StateCancelled)
 		return status.Error(codes.ResourceExhausted, "Quota exceeded")
-	}
-	r.mu.Unlock()
+	})
 	r.must(r.dispatch(fr.ID))
 	if got := r.state(fr.ID); got != "CANCELLED/Cancelled" {
 		t.Errorf("the flow run is %s, want CANCELLED", got)
@@ -264,9 +250,8 @@ func TestAVerdictThatPrefectMissedIsTold(t *testing.T) {
 			r := newRig(t)
 			fr := r.flowRun(prefect.NewFlowRun{})
 			r.answer("CreateJob", cloudruntest.Before, status.Error(tt.code, "no"))
-			r.mu.Lock()
 			proposals := 0
-			r.prefectFault = func(_ http.ResponseWriter, req *http.Request, next http.Handler) bool {
+			r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, next http.Handler) bool {
 				if strings.HasSuffix(req.URL.Path, "/set_state") {
 					if proposals++; proposals == 2 {
 						if tt.lost {
@@ -276,11 +261,8 @@ func TestAVerdictThatPrefectMissedIsTold(t *testing.T) {
 					}
 				}
 				return false
-			}
-			r.mu.Unlock()
-			if err := r.dispatch(fr.ID); err == nil {
-				t.Fatal("the first delivery was acknowledged")
-			}
+			})
+			r.fails(fr.ID)
 			if got := r.state(fr.ID); (got == "PENDING/Pending") == tt.lost {
 				t.Fatalf("%s after a proposal that took effect: %t", got, tt.lost)
 			}

@@ -183,6 +183,15 @@ func (r *rig) holder() string         { return uuid.NewString() }
 func (r *rig) dispatch(id string) error {
 	return r.launcher.Dispatch(r.t.Context(), r.holder(), id, r.now())
 }
+
+// fails dispatches the flow run, which is not to be acknowledged.
+func (r *rig) fails(id string) {
+	r.t.Helper()
+	if err := r.dispatch(id); err == nil {
+		r.t.Fatal("the delivery was acknowledged")
+	}
+}
+
 func (r *rig) wake() error {
 	return r.launcher.Wake(r.t.Context(), r.holder(), message.Wake{WorkPool: "etl"})
 }

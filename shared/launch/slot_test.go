@@ -101,14 +101,12 @@ func TestAnInterruptedLaunchInASlotIsFinishedByTheNextDelivery(t *testing.T) {
 			r.answer("GetJob", cloudruntest.Before, status.Error(codes.Internal, "internal"))
 		},
 		"a crash between the write and its record": func(r *rig, write string) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+			r.strikeCloudRun(func(method string, phase cloudruntest.Phase) error {
 				if method == write && phase == cloudruntest.After {
 					r.ledger.down.Store(true)
 				}
 				return nil
-			}
+			})
 		},
 	} {
 		for slot, used := range map[string]bool{"a new slot": false, "a used slot": true} {
@@ -122,12 +120,9 @@ func TestAnInterruptedLaunchInASlotIsFinishedByTheNextDelivery(t *testing.T) {
 					}
 					fr := r.flowRun(prefect.NewFlowRun{})
 					interrupt(r, write)
-					if err := r.dispatch(fr.ID); err == nil {
-						t.Fatal("the first delivery was acknowledged")
-					}
-					r.mu.Lock()
-					r.prefectFault, r.cloudFault = nil, nil
-					r.mu.Unlock()
+					r.fails(fr.ID)
+					r.strikePrefect(nil)
+					r.strikeCloudRun(nil)
 					r.ledger.down.Store(false)
 					if lose {
 						r.ledger.lose()
@@ -160,8 +155,7 @@ func TestOfTwoUpdatesThatRaceNoneIsLost(t *testing.T) {
 			r.warm(c.slots)
 			first, second := r.flowRun(prefect.NewFlowRun{}), r.flowRun(prefect.NewFlowRun{})
 			var overtaken atomic.Bool
-			r.mu.Lock()
-			r.cloudFault = func(method string, phase cloudruntest.Phase) error {
+			r.strikeCloudRun(func(method string, phase cloudruntest.Phase) error {
 				if method != "UpdateJob" || phase != cloudruntest.Before || overtaken.Swap(true) {
 					return nil
 				}
@@ -171,8 +165,7 @@ func TestOfTwoUpdatesThatRaceNoneIsLost(t *testing.T) {
 					return g, nil
 				})
 				return errors.Join(err, r.dispatch(second.ID))
-			}
-			r.mu.Unlock()
+			})
 			r.must(r.dispatch(first.ID))
 			r.launchedOnce(second.ID)
 			if got := r.state(first.ID); got != c.overdue {
@@ -199,9 +192,7 @@ func TestAnUnclearUpdateThatWasOvertakenIsMadeElsewhere(t *testing.T) {
 			r.warm(1)
 			first, second := r.flowRun(prefect.NewFlowRun{}), r.flowRun(prefect.NewFlowRun{})
 			r.answer("UpdateJob", phase, unavailable)
-			if err := r.dispatch(first.ID); err == nil {
-				t.Fatal("the first delivery was acknowledged")
-			}
+			r.fails(first.ID)
 			r.started()
 			r.later(lease)
 			r.must(r.dispatch(second.ID))

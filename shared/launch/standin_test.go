@@ -68,31 +68,41 @@ func (r *rig) onCloudRun(method string, phase cloudruntest.Phase) error {
 	return fault(method, phase)
 }
 
+// strikePrefect has fault strike Prefect's calls from now on, nil none; what it answered goes no further.
+func (r *rig) strikePrefect(fault func(w http.ResponseWriter, r *http.Request, next http.Handler) (answered bool)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prefectFault = fault
+}
+
+// strikeCloudRun has fault strike Cloud Run's calls from now on, nil none.
+func (r *rig) strikeCloudRun(fault func(method string, phase cloudruntest.Phase) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cloudFault = fault
+}
+
 // onceLost loses Prefect's answer to the next proposal of a state, which takes effect.
 func (r *rig) onceLost() {
 	var done atomic.Bool
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, next http.Handler) bool {
+	r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, next http.Handler) bool {
 		if !strings.HasSuffix(req.URL.Path, "/set_state") || done.Swap(true) {
 			return false
 		}
 		next.ServeHTTP(httptest.NewRecorder(), req)
 		panic(http.ErrAbortHandler)
-	}
+	})
 }
 
 // answer makes Cloud Run answer the next call of a method with an error.
 func (r *rig) answer(method string, phase cloudruntest.Phase, err error) {
 	var done atomic.Bool
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.cloudFault = func(m string, p cloudruntest.Phase) error {
+	r.strikeCloudRun(func(m string, p cloudruntest.Phase) error {
 		if m != method || p != phase || done.Swap(true) {
 			return nil
 		}
 		return err
-	}
+	})
 }
 
 // fallibleLedger is a ledger that can be lost or out of reach.

@@ -195,23 +195,19 @@ func TestAFlowRunThatFailsDoesNotKeepTheOthers(t *testing.T) {
 	slices.SortFunc(ids, func(a, b string) int {
 		return r.read(a).NextScheduledStartTime.Compare(*r.read(b).NextScheduledStartTime)
 	})
-	r.mu.Lock()
-	r.prefectFault = func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+	r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
 		if strings.HasSuffix(req.URL.Path, ids[0]+"/set_state") {
 			panic(http.ErrAbortHandler)
 		}
 		return false
-	}
-	r.mu.Unlock()
+	})
 	if err := r.wake(); err == nil {
 		t.Error("the message was acknowledged")
 	}
 	if diff := cmp.Diff([]int{1, 2}, r.pending(ids)); diff != "" {
 		t.Errorf("launched, by index: %s", diff)
 	}
-	r.mu.Lock()
-	r.prefectFault = nil
-	r.mu.Unlock()
+	r.strikePrefect(nil)
 	r.later(lease)
 	r.must(r.wake())
 	if diff := cmp.Diff([]int{0, 1, 2}, r.pending(ids)); diff != "" {

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -20,11 +19,20 @@ const burstCount = 200
 
 // burst creates 200 flow runs as fast as Prefect takes them, on each kind of server.
 func burst(ctx context.Context, b *bench) error {
-	return errors.Join(
-		burstOn(ctx, b, "SQLite", false, 8), // which mostly wait for the database
-		burstOn(ctx, b, "PostgreSQL", true, 1),
-		burstOn(ctx, b, "PostgreSQL, eight at once", true, 8),
-	)
+	for _, on := range []struct {
+		name     string
+		postgres bool
+		clients  int
+	}{
+		{"SQLite", false, 8}, // which mostly wait for the database
+		{"PostgreSQL", true, 1},
+		{"PostgreSQL, eight at once", true, 8},
+	} {
+		if err := burstOn(ctx, b, on.name, on.postgres, on.clients); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // burstOn creates the flow runs from so many clients at once.

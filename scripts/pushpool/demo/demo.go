@@ -161,16 +161,6 @@ func until(ctx context.Context, what string, so func(context.Context) (bool, err
 	}
 }
 
-// set proposes a state, again and again where a server on SQLite is too busy to take it.
-func (d *demo) set(ctx context.Context, id string, p prefect.Proposal) (answer prefect.Answer, err error) {
-	for range 10 {
-		if answer, err = d.Prefect.SetState(ctx, id, p); err == nil || flowrun.FaultOf(err) != flowrun.Refused {
-			break
-		}
-	}
-	return answer, err
-}
-
 // reaches waits until the flow run is in one of the states, or in any terminal one.
 func (d *demo) reaches(ctx context.Context, id string, states ...flowrun.StateType) (fr prefect.FlowRun, err error) {
 	err = until(ctx, fmt.Sprintf("flow run %s is %v", id, states), func(ctx context.Context) (bool, error) {

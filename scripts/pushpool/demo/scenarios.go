@@ -146,7 +146,7 @@ func (d *demo) workersFlowRun(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	answer, err := d.set(ctx, fr.ID, prefect.Proposal{Type: flowrun.StatePending, TransitionID: uuid.NewString()})
+	answer, err := local.SetState(ctx, d.Prefect, fr.ID, prefect.Proposal{Type: flowrun.StatePending, TransitionID: uuid.NewString()})
 	if err != nil {
 		return "", err
 	}
@@ -173,7 +173,7 @@ func (d *demo) leftAlone(ctx context.Context, id string) error {
 		return fmt.Errorf("the worker's flow run %s was touched: it has %d states, not 2", id, len(states))
 	}
 	d.say("the worker's flow run %s is as the worker left it: PENDING", id)
-	_, err = d.set(ctx, id, prefect.Proposal{Type: flowrun.StateCancelled, Message: "The demo is over."})
+	_, err = local.SetState(ctx, d.Prefect, id, prefect.Proposal{Type: flowrun.StateCancelled, Message: "The demo is over."})
 	return err
 }
 
@@ -193,7 +193,7 @@ func killed(ctx context.Context, d *demo) (figures, error) {
 	if err != nil {
 		return f, err
 	}
-	if fr.State == nil || !strings.Contains(fr.State.Message, "signal 9") || !strings.Contains(fr.State.Message, "raise the job variable") {
+	if fr.State == nil || !strings.Contains(fr.State.Message, signal9) || !strings.Contains(fr.State.Message, "raise the job variable") {
 		return f, fmt.Errorf("the message does not say what happened and what to do: %+v", fr.State)
 	}
 	d.say("Crashed: %s", fr.State.Message)
@@ -223,7 +223,7 @@ func (d *demo) cancels(ctx context.Context, jobVariables map[string]any, command
 		return figures{}, fmt.Errorf("process %d is %q, not %q: %w", pid, process, command, err)
 	}
 	d.say("the flow run is cancelled in Prefect; its process is %d", pid)
-	if _, err := d.set(ctx, fr.ID, prefect.Proposal{Type: flowrun.StateCancelling}); err != nil {
+	if _, err := local.SetState(ctx, d.Prefect, fr.ID, prefect.Proposal{Type: flowrun.StateCancelling}); err != nil {
 		return figures{}, err
 	}
 	// An engine that is stopped says CRASHED, which the finalizer corrects.

@@ -54,9 +54,11 @@ func (t *trouble) begin(ctx context.Context, s *local.Stack, f *local.Functions)
 			}
 			f.Kill()
 			t.count("function_killed")
-			err := f.Start(context.WithoutCancel(ctx))
-			for n := 1; err != nil && n < 5; n++ { // somebody's connection may have got the port meanwhile
-				err = f.Start(context.WithoutCancel(ctx))
+			var err error
+			for range 5 { // somebody's connection may have got the port meanwhile
+				if err = f.Start(context.WithoutCancel(ctx)); err == nil {
+					break
+				}
 			}
 			if err != nil {
 				failed <- err

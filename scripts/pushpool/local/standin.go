@@ -34,14 +34,14 @@ func StandIn(ctx context.Context, environ, args []string) error {
 	if err != nil {
 		return err
 	}
-	answer, err := set(ctx, client, id, prefect.Proposal{Type: flowrun.StateRunning})
+	answer, err := SetState(ctx, client, id, prefect.Proposal{Type: flowrun.StateRunning})
 	for err == nil && answer.Status == prefect.StatusWait { // it was launched before it is due
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(answer.Delay):
 		}
-		answer, err = set(ctx, client, id, prefect.Proposal{Type: flowrun.StateRunning})
+		answer, err = SetState(ctx, client, id, prefect.Proposal{Type: flowrun.StateRunning})
 	}
 	if err != nil || answer.Status != prefect.StatusAccept {
 		return err // somebody else has it, or it is not to run any more: as Prefect, end with 0
@@ -49,12 +49,12 @@ func StandIn(ctx context.Context, environ, args []string) error {
 	city, _ := fr.Parameters["city"].(string)
 	city = cmp.Or(city, "Berlin")
 	if !slices.Contains(cities, city) {
-		_, err := set(ctx, client, id, prefect.Proposal{Type: flowrun.StateFailed, Message: fmt.Sprintf("no coordinates for '%s'", city)})
+		_, err := SetState(ctx, client, id, prefect.Proposal{Type: flowrun.StateFailed, Message: fmt.Sprintf("no coordinates for '%s'", city)})
 		return err
 	}
 	celsius, err := fetch(ctx, vars["WEATHER_URL"])
 	if err != nil {
-		_, err := set(ctx, client, id, prefect.Proposal{Type: flowrun.StateFailed, Message: err.Error()})
+		_, err := SetState(ctx, client, id, prefect.Proposal{Type: flowrun.StateFailed, Message: err.Error()})
 		return err
 	}
 	pause := 0.0
@@ -71,7 +71,7 @@ func StandIn(ctx context.Context, environ, args []string) error {
 			continue
 		}
 		if fr, err = client.FlowRun(ctx, id); err == nil && fr.StateType == flowrun.StateCancelling {
-			_, err := set(ctx, client, id, prefect.Proposal{Type: flowrun.StateCancelled})
+			_, err := SetState(ctx, client, id, prefect.Proposal{Type: flowrun.StateCancelled})
 			return err
 		}
 	}
@@ -79,12 +79,12 @@ func StandIn(ctx context.Context, environ, args []string) error {
 	if err := client.CreateArtifact(ctx, id, prefect.Artifact{Key: "weather-report", Type: "markdown", Data: report}); err != nil {
 		return err
 	}
-	_, err = set(ctx, client, id, prefect.Proposal{Type: flowrun.StateCompleted})
+	_, err = SetState(ctx, client, id, prefect.Proposal{Type: flowrun.StateCompleted})
 	return err
 }
 
-// set proposes a state again and again where the server is too busy to take it, as Prefect's client does.
-func set(ctx context.Context, client *prefect.Client, id string, p prefect.Proposal) (answer prefect.Answer, err error) {
+// SetState proposes a state again, ten times in all, where the server is too busy to take it (Refused), as Prefect's client does.
+func SetState(ctx context.Context, client *prefect.Client, id string, p prefect.Proposal) (answer prefect.Answer, err error) {
 	for range 10 {
 		if answer, err = client.SetState(ctx, id, p); err == nil || flowrun.FaultOf(err) != flowrun.Refused {
 			break

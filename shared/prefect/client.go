@@ -30,7 +30,7 @@ const (
 
 	// How long answers about what changes rarely may be reused.
 	poolAge  = 10 * time.Second // work pools, work queues, block documents, variables
-	flowAge  = 10 * time.Minute // flows: only their name is used
+	flowAge  = 10 * time.Minute // flows: their name, and what templates take of them
 	maxCache = 1000             // entries of one kind
 )
 

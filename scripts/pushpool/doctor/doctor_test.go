@@ -2,11 +2,8 @@ package doctor
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,9 +11,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "write what is said as what is to be said")
+	"github.com/pushpool/pushpool/scripts/pushpool/goldentest"
+)
 
 // golden holds what a person is told, by case, to the letter; and that nobody is told of a problem without why it matters and what mends it.
 func golden(t *testing.T, name string, said map[string][]Finding) {
@@ -31,19 +28,7 @@ func golden(t *testing.T, name string, said map[string][]Finding) {
 			}
 		}
 	}
-	file := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(got.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("go test ./scripts/pushpool/doctor -update, if it is meant (-want +got):\n%s", diff)
-	}
+	goldentest.Hold(t, name, got.String())
 }
 
 // TestChecksAreMadeAtOnceAndReportedInOrder holds that ten slow ones take as long as one, and

@@ -1,25 +1,19 @@
 package explain
 
 import (
-	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/pushpool/pushpool/scripts/pushpool/goldentest"
 	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/prefect"
 	"github.com/pushpool/pushpool/shared/settle"
 )
-
-var update = flag.Bool("update", false, "write what is said as what is to be said")
 
 var now = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
@@ -111,19 +105,7 @@ func TestWhatIsRareIsExplained(t *testing.T) {
 			fmt.Fprintf(&got, "next_at %s\n", e.NextAt.Format(time.RFC3339))
 		}
 	}
-	file := filepath.Join("testdata", "rare.golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(got.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("go test ./scripts/pushpool/explain -update, if it is meant (-want +got):\n%s", diff)
-	}
+	goldentest.Hold(t, "rare", got.String())
 }
 
 func TestTheTimelineIsInOrderAndNamesItsSources(t *testing.T) {

@@ -74,7 +74,7 @@ var ends = []end{
 		retried: []string{"It gets 1024Mi of memory instead of 512Mi."},
 	},
 	{
-		title: "too little time", variables: map[string]any{"command": lasting, "timeout": 1},
+		title: "too little time", variables: map[string]any{"command": lasting, "timeout": 15},
 		says: []string{"reached its timeout", "`timeout`"}, logs: "boom", executions: 1,
 	},
 	{
@@ -202,10 +202,13 @@ func (e end) checkLog(ctx context.Context, d *demo, id string) error {
 		lines = text(all)
 		return strings.Contains(lines, e.logs), err
 	})
-	if err == nil && e.hidden != "" && strings.Contains(lines, e.hidden) {
-		err = fmt.Errorf("the log of the flow run shows %q: %s", e.hidden, lines)
+	if err != nil {
+		return fmt.Errorf("%w; the log: %s", err, lines)
 	}
-	return err
+	if e.hidden != "" && strings.Contains(lines, e.hidden) {
+		return fmt.Errorf("the log of the flow run shows %q: %s", e.hidden, lines)
+	}
+	return nil
 }
 
 // checkRetries sees in Prefect's history what the flow run was tried again for.

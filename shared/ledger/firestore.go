@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -28,8 +30,11 @@ const (
 	open = "open" // the field of stored
 )
 
-// callTimeout bounds one call to Firestore, transactions with their retries included.
+// callTimeout bounds one call to Firestore, with what it takes to try it again.
 const callTimeout = 20 * time.Second
+
+// conflictPause is the longest pause after somebody else wrote first.
+const conflictPause = 20 * time.Millisecond
 
 // Firestore is the ledger of a deployed installation.
 type Firestore struct {
@@ -48,8 +53,6 @@ type stored struct {
 	Open bool `firestore:"open,omitempty"`
 }
 
-func encode(r flowrun.Record) any { return stored{Record: r, Open: r.Open()} }
-
 // Get implements Ledger.
 func (f *Firestore) Get(ctx context.Context, flowRunID string) (flowrun.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -62,32 +65,50 @@ func (f *Firestore) Get(ctx context.Context, flowRunID string) (flowrun.Record, 
 	return r, nil
 }
 
-// Update implements Ledger.
+// Update implements Ledger: it reads, changes and writes the record in a transaction.
 func (f *Firestore) Update(ctx context.Context, flowRunID string, change func(flowrun.Record) (flowrun.Record, error)) (flowrun.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	ref := f.client.Collection(flowRunsCollection).Doc(flowRunID)
-	return update(ctx, f.client, ref,
-		func(doc *firestore.DocumentSnapshot, err error) (flowrun.Record, error) {
-			return decode(flowRunID, doc, err)
-		},
-		change, encode)
+	var result flowrun.Record
+	var refused error // change's own error, which is an answer and not a failure of Firestore
+	err := f.client.RunTransaction(ctx, func(ctx context.Context, tx *firestore.Transaction) error {
+		refused = nil
+		doc, err := tx.Get(ref)
+		before, err := decode(flowRunID, doc, err)
+		if err != nil {
+			return err
+		}
+		after, err := change(before)
+		if err != nil {
+			result, refused = before, err
+			return nil
+		}
+		result = after
+		return tx.Set(ref, stored{Record: after, Open: after.Open()})
+	})
+	if err != nil {
+		return result, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
+	}
+	return result, refused
 }
 
 // UpdatePool implements Ledger.
 func (f *Firestore) UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error) {
 	ref := f.client.Collection(workPoolsCollection).Doc(name)
-	return lookAndUpdate(ctx, f, ref, plain(func(p *flowrun.Pool) { p.Name = name }), change, func(p flowrun.Pool) any { return p })
+	return updateShared(ctx, f, ref, func(p *flowrun.Pool) { p.Name = name }, change)
 }
 
 // UpdateRegion implements Ledger.
 func (f *Firestore) UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error) {
 	ref := f.client.Collection(regionsCollection).Doc(strings.ReplaceAll(name, "/", " "))
-	return update(ctx, f.client, ref, plain(func(r *flowrun.Region) { r.Name = name }), change, func(r flowrun.Region) any { return r })
+	return updateShared(ctx, f, ref, func(r *flowrun.Region) { r.Name = name }, change)
 }
 
 // UpdateDeployment implements Ledger.
 func (f *Firestore) UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error) {
 	ref := f.client.Collection(deploymentsCollection).Doc(id)
-	return lookAndUpdate(ctx, f, ref, plain(func(d *flowrun.Deployment) { d.ID = id }), change, func(d flowrun.Deployment) any { return d })
+	return updateShared(ctx, f, ref, func(d *flowrun.Deployment) { d.ID = id }, change)
 }
 
 // plain decodes a document that is stored as it is, and names what is new.
@@ -109,70 +130,81 @@ func plain[T any](name func(*T)) func(*firestore.DocumentSnapshot, error) (T, er
 
 // UpdateSweep implements Ledger.
 func (f *Firestore) UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error) {
-	return update(ctx, f.client, f.client.Collection(sweepsCollection).Doc("current"), plain(func(*flowrun.Sweep) {}), change,
-		func(s flowrun.Sweep) any { return s })
+	return updateShared(ctx, f, f.client.Collection(sweepsCollection).Doc("current"), func(*flowrun.Sweep) {}, change)
 }
 
-// lookAndUpdate is update of a document that hundreds of flow runs ask for, and few change. Who leaves it
-// as it is takes no part in a transaction, whose locks the others would wait for, and those of one
-// process that do not take turns: transactions that all read before they write wait for each other.
-func lookAndUpdate[T comparable](ctx context.Context, f *Firestore, ref *firestore.DocumentRef,
-	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
-) (T, error) {
+// updateShared changes a document that hundreds of flow runs ask for. It takes no lock, as a transaction does: two
+// instances that both read before they write would wait for each other, for seconds. It writes only what changed,
+// where nobody wrote since it was read; those of one process that write take turns.
+func updateShared[T any](ctx context.Context, f *Firestore, ref *firestore.DocumentRef, name func(*T), change func(T) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	look := func() (before T, same bool, refused error) {
-		before, err := decode(ref.Get(ctx))
-		if err != nil {
-			return before, false, nil // the transaction tells
-		}
-		after, refused := change(before)
-		return before, refused != nil || after == before, refused
-	}
-	if before, same, refused := look(); same {
-		return before, refused
-	}
 	made, _ := f.turns.LoadOrStore(ref.Path, make(chan struct{}, 1))
 	turn := made.(chan struct{}) //nolint:forcetypeassert // there is nothing else in it
-	select {
-	case turn <- struct{}{}:
-		defer func() { <-turn }()
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, context.Cause(ctx))
+	mine, decode := false, plain(name)
+	for {
+		doc, err := ref.Get(ctx)
+		before, err := decode(doc, err)
+		if err != nil {
+			return before, fmt.Errorf("read ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
+		}
+		after, refused := change(before)
+		if refused != nil || reflect.DeepEqual(before, after) {
+			return before, refused
+		}
+		if !mine {
+			waited, err := take(ctx, turn)
+			if err != nil {
+				return before, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
+			}
+			defer func() { <-turn }()
+			if mine = true; waited {
+				continue
+			}
+		}
+		if doc.Exists() {
+			_, err = ref.Update(ctx, fields(after), firestore.LastUpdateTime(doc.UpdateTime))
+		} else {
+			_, err = ref.Create(ctx, after)
+		}
+		switch status.Code(err) {
+		case codes.OK:
+			return after, nil
+		case codes.FailedPrecondition, codes.AlreadyExists, codes.NotFound, codes.Aborted: // somebody else wrote it, or the ledger was lost
+			select {
+			case <-time.After(rand.N(conflictPause)):
+				continue
+			case <-ctx.Done():
+			}
+		}
+		return before, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
 	}
-	if before, same, refused := look(); same { // somebody else wrote it meanwhile
-		return before, refused
-	}
-	return update(ctx, f.client, ref, decode, change, encode)
 }
 
-// update reads, changes and writes one document in a transaction.
-func update[T any](ctx context.Context, client *firestore.Client, ref *firestore.DocumentRef,
-	decode func(*firestore.DocumentSnapshot, error) (T, error), change func(T) (T, error), encode func(T) any,
-) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	var result T
-	var refused error // change's own error, which is an answer and not a failure of Firestore
-	err := client.RunTransaction(ctx, func(ctx context.Context, tx *firestore.Transaction) error {
-		refused = nil
-		before, err := decode(tx.Get(ref))
-		if err != nil {
-			return err
-		}
-		after, err := change(before)
-		if err != nil {
-			result, refused = before, err
-			return nil
-		}
-		result = after
-		return tx.Set(ref, encode(after))
-	})
-	if err != nil {
-		return result, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
+// take takes the turn, and reports whether somebody else had it.
+func take(ctx context.Context, turn chan struct{}) (waited bool, err error) {
+	select {
+	case turn <- struct{}{}:
+		return false, nil
+	default:
 	}
-	return result, refused
+	select {
+	case turn <- struct{}{}:
+		return true, nil
+	case <-ctx.Done():
+		return true, context.Cause(ctx)
+	}
+}
+
+// fields are those of a document, each replaced as a whole.
+func fields(v any) []firestore.Update {
+	var all []firestore.Update
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(v)) {
+		if path := f.Tag.Get("firestore"); path != "" {
+			all = append(all, firestore.Update{Path: path, Value: reflect.ValueOf(v).FieldByIndex(f.Index).Interface()})
+		}
+	}
+	return all
 }
 
 // Open implements Ledger.

@@ -22,12 +22,14 @@ type Ledger interface {
 	// ByExecution returns the record of the execution with that full name; found is false
 	// where the ledger knows none.
 	ByExecution(ctx context.Context, name string) (r flowrun.Record, found bool, err error)
-	// UpdatePool is Update for the state of a work pool. Where change returns it as it was nothing is written.
+	// UpdatePool is Update for the state of a work pool. Where change returns it as it was nothing is written. Where
+	// the store's answer was lost, change may be applied to its own result: a launch is granted two times then, or a
+	// request to look again is missed until the next sweep.
 	UpdatePool(ctx context.Context, name string, change func(flowrun.Pool) (flowrun.Pool, error)) (flowrun.Pool, error)
-	// UpdateRegion is Update for what is known of a region of a project, PROJECT/REGION.
+	// UpdateRegion is UpdatePool for what is known of a region of a project, PROJECT/REGION.
 	UpdateRegion(ctx context.Context, name string, change func(flowrun.Region) (flowrun.Region, error)) (flowrun.Region, error)
 	// UpdateDeployment is UpdatePool for the state of a deployment.
 	UpdateDeployment(ctx context.Context, id string, change func(flowrun.Deployment) (flowrun.Deployment, error)) (flowrun.Deployment, error)
-	// UpdateSweep is Update for the state of the installation's sweep.
+	// UpdateSweep is UpdatePool for the state of the installation's sweep.
 	UpdateSweep(ctx context.Context, change func(flowrun.Sweep) (flowrun.Sweep, error)) (flowrun.Sweep, error)
 }

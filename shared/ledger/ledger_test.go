@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strings"
+	"path"
 	"sync/atomic"
 	"testing"
 
 	"cloud.google.com/go/firestore"
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -32,17 +33,20 @@ func TestFirestore(t *testing.T) {
 	ledgertest.Run(t, func(t *testing.T) ledger.Ledger { return newFirestore(t) })
 }
 
-// TestWhoWritesNothingTakesNoLock holds that the hundreds that ask whether somebody waits for a work pool's
-// or a deployment's slot do so without a transaction, for which they would wait for each other.
-func TestWhoWritesNothingTakesNoLock(t *testing.T) {
+// TestNobodyTakesALock holds that the hundreds that ask for a work pool, a deployment or a region do so without
+// a transaction, for which they would wait for each other, and write only what changed.
+func TestNobodyTakesALock(t *testing.T) {
 	addr := useEmulator(t)
 	t.Setenv(emulator, "") // its client takes no interceptor
 	var commits atomic.Int64
 	l := newFirestore(t, option.WithEndpoint(addr), option.WithoutAuthentication(),
 		option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())), option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(
 			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-				if strings.HasSuffix(method, "/Commit") {
+				switch path.Base(method) {
+				case "Commit":
 					commits.Add(1)
+				case "BeginTransaction":
+					t.Error("a transaction")
 				}
 				return invoke(ctx, method, req, reply, cc, opts...)
 			})))
@@ -57,14 +61,45 @@ func TestWhoWritesNothingTakesNoLock(t *testing.T) {
 			d.Waits = true
 			return d, refused
 		})
-		if !errors.Is(err, refused) || !errors.Is(derr, refused) || commits.Load() != want {
-			t.Errorf("%v, %v and %d commits, want %v and %d", err, derr, commits.Load(), refused, want)
+		_, rerr := l.UpdateRegion(t.Context(), "project/region", func(r flowrun.Region) (flowrun.Region, error) {
+			r.Jobs = 1
+			return r, refused
+		})
+		if !errors.Is(err, refused) || !errors.Is(derr, refused) || !errors.Is(rerr, refused) || commits.Load() != want {
+			t.Errorf("%v, %v, %v and %d commits, want %v and %d", err, derr, rerr, commits.Load(), refused, want)
 		}
 	}
 	ask(flowrun.ErrDone, 0)
-	ask(nil, 2)
+	ask(nil, 3)
 	ask(nil, 0) // it is so already
 	ask(flowrun.ErrDone, 0)
+}
+
+// TestInstancesLoseNothing holds that what two instances change in one document at the same time is all in it.
+func TestInstancesLoseNothing(t *testing.T) {
+	useEmulator(t)
+	project := "test-" + uuid.NewString()
+	const changes = 50
+	count := func(r flowrun.Region) (flowrun.Region, error) {
+		r.Jobs++
+		return r, nil
+	}
+	g, ctx := errgroup.WithContext(t.Context())
+	for range 2 {
+		l := firestoreOf(t, project)
+		for range changes {
+			g.Go(func() error {
+				_, err := l.UpdateRegion(ctx, "r", count)
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := firestoreOf(t, project).UpdateRegion(t.Context(), "r", count); err != nil || r.Jobs != 2*changes+1 {
+		t.Errorf("counted %d, %v, want %d", r.Jobs, err, 2*changes+1)
+	}
 }
 
 // useEmulator lets Firestore's clients find the emulator, and skips the test where there is none.
@@ -85,7 +120,12 @@ func useEmulator(t *testing.T) (addr string) {
 // newFirestore returns an empty ledger: the emulator makes a project when it is named.
 func newFirestore(t *testing.T, options ...option.ClientOption) *ledger.Firestore {
 	t.Helper()
-	client, err := firestore.NewClient(t.Context(), "test-"+uuid.NewString(), options...)
+	return firestoreOf(t, "test-"+uuid.NewString(), options...)
+}
+
+func firestoreOf(t *testing.T, project string, options ...option.ClientOption) *ledger.Firestore {
+	t.Helper()
+	client, err := firestore.NewClient(t.Context(), project, options...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ type Ledger interface {
 }
 
 // Budget grants writes to Cloud Run, and reads. It is safe for concurrent use. Callers of one process
-// that come at the same time share one transaction, so that a region's document is not what
+// that come at the same time share one update, so that a region's document is not what
 // hundreds of launches queue for.
 type Budget struct {
 	ledger Ledger

@@ -211,6 +211,13 @@ func testConcurrent(t *testing.T, l ledger.Ledger) {
 				if err != nil {
 					return err
 				}
+				_, err = l.UpdateRegion(ctx, "r", func(r flowrun.Region) (flowrun.Region, error) {
+					r.Jobs++
+					return r, nil
+				})
+				if err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -218,8 +225,12 @@ func testConcurrent(t *testing.T, l ledger.Ledger) {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if got := get(t, l, "f").Reason; got != strconv.Itoa(callers*times) {
-		t.Errorf("counted %s, want %d", got, callers*times)
+	r, err := l.UpdateRegion(t.Context(), "r", func(r flowrun.Region) (flowrun.Region, error) { return r, errRefused })
+	if !errors.Is(err, errRefused) {
+		t.Fatal(err)
+	}
+	if got := get(t, l, "f").Reason; got != strconv.Itoa(callers*times) || r.Jobs != callers*times {
+		t.Errorf("counted %s and %d, want %d", got, r.Jobs, callers*times)
 	}
 }
 

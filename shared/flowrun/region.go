@@ -74,9 +74,9 @@ func (q Quota) pace() time.Duration {
 func (q Quota) most() int { return q.Writes - 5 }
 
 // crowded reports whether a new job needs another one deleted. It comes well after the 60 %
-// at which ended jobs begin to be deleted in what launches leave: a burst that finds room is
-// launched at the whole quota.
-func (r Region) crowded(q Quota) bool { return r.Jobs >= q.Jobs*85/100 }
+// at which ended jobs begin to be deleted in what launches leave, with the quota of a new project: a burst that
+// finds room is launched at the whole quota. Room is kept for what is launched in the minute until deletions begin.
+func (r Region) crowded(q Quota) bool { return r.Jobs >= q.Jobs*94/100-q.Writes/2 }
 
 // Reserve grants a launch the next free time, now if one is. newJob: it creates a job, which
 // has to be deleted some day. Nothing is granted after latest, unless that is zero.

@@ -70,10 +70,19 @@ func TestALoadThatIsRefusedIsLaunchedSoonAfter(t *testing.T) {
 // TestASustainedLoadDoesNotStop holds that more flow runs than there may be jobs go on at half
 // the quota of writes, the other half being deletions, and that slots are as fast as the quota.
 func TestASustainedLoadDoesNotStop(t *testing.T) {
-	count, jobs, writes := 3000, 1000, 180
-	if *loadSize > 1 { // the smallest quota that there is, and jobs for some minutes of it
-		count, jobs, writes = 480, 200, 60
+	for name, tt := range map[string]struct{ count, jobs, writes int }{
+		"a new project":         {3000, 1000, 180},
+		"the smallest quota":    {480, 200, 60},
+		"many writes, few jobs": {750, 250, 180}, // as four times the writes of a new project
+	} {
+		if tt.count > 1000 && *loadSize > 1 {
+			continue
+		}
+		t.Run(name, func(t *testing.T) { sustained(t, tt.count, tt.jobs, tt.writes) })
 	}
+}
+
+func sustained(t *testing.T, count, jobs, writes int) {
 	rates := map[string]float64{}
 	for _, mode := range []string{"job", "slots"} {
 		c := carried(t, count, Load{Mode: mode, WritesPerMinute: writes, MaxJobs: jobs}, time.Hour)

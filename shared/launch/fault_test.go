@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,7 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/pushpool/pushpool/shared/cloudrun"
 	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/launch"
@@ -78,12 +78,7 @@ func TestAJobThatWasMadeIsNotMadeAgain(t *testing.T) {
 	r := newRig(t)
 	fr := r.flowRun(prefect.NewFlowRun{})
 	r.must(r.dispatch(fr.ID))
-	name, err := cloudrun.ParseExecutionName(r.record(fr.ID).ExecutionName)
-	r.must(err)
-	r.must(r.cloudRun.DeleteJob(t.Context(), name.JobName()))
-	for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); {
-		_, err = r.cloudRun.Job(t.Context(), name.JobName()) // until its process is gone
-	}
+	r.deleteJob(r.record(fr.ID).ExecutionName)
 	r.ledger.lose()
 	for range 3 {
 		r.must(r.dispatch(fr.ID))
@@ -91,6 +86,31 @@ func TestAJobThatWasMadeIsNotMadeAgain(t *testing.T) {
 	}
 	if got, x := r.state(fr.ID), r.executions(fr.ID); got != "CRASHED/Crashed" || len(x) != 1 {
 		t.Errorf("%s with %d executions, want CRASHED with the one that was deleted", got, len(x))
+	}
+}
+
+// TestWhatAnEarlierTryMadeIsNotMadeAgain holds that one launch has one execution where the answer to its creation was
+// lost, and somebody deleted its job when it ran, while the next try was under way.
+func TestWhatAnEarlierTryMadeIsNotMadeAgain(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
+	r.fails(fr.ID)
+	r.strikeCloudRun(nil)
+	r.later(lease)
+	var once sync.Once
+	r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+		if strings.HasPrefix(req.URL.Path, "/api/deployments/") && req.Method == http.MethodGet {
+			once.Do(func() {
+				r.set(fr.ID, flowrun.StateRunning)
+				r.deleteJob(r.executions(fr.ID)[0].Name)
+			})
+		}
+		return false
+	})
+	r.must(r.dispatch(fr.ID))
+	if x := r.executions(fr.ID); len(x) != 1 {
+		t.Errorf("%d executions, want the one that was deleted", len(x))
 	}
 }
 

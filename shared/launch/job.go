@@ -90,9 +90,18 @@ func (l *Launcher) repeat(ctx context.Context, holder string, rec flowrun.Record
 	there := p
 	there.Name = name
 	rec, err := l.attempted(ctx, holder, rec, there.Launch)
-	switch {
-	case err != nil:
+	if err != nil {
 		return rec, name, err
+	}
+	// What the earlier try made may have run and been deleted by somebody since the flow run was read: its name is
+	// free then, and a job by that name would execute the flow run once more.
+	fr, err := l.fresh(ctx, rec.FlowRunID)
+	if err != nil && flowrun.FaultOf(err) != flowrun.NotFound {
+		return rec, name, err
+	}
+	switch {
+	case err != nil || fr.StateType != flowrun.StatePending:
+		return rec, name, nil
 	case failed != nil:
 		err = failed
 	case name.Slot():

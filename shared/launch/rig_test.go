@@ -296,6 +296,16 @@ func (r *rig) executions(id string) (all []cloudruntest.Execution) {
 	return all
 }
 
+// deleteJob deletes an execution's job, as a person does, and returns when its process is gone.
+func (r *rig) deleteJob(execution string) {
+	name, err := cloudrun.ParseExecutionName(execution)
+	r.must(err)
+	r.must(r.cloudRun.DeleteJob(r.t.Context(), name.JobName()))
+	for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); {
+		_, err = r.cloudRun.Job(r.t.Context(), name.JobName())
+	}
+}
+
 // launchedOnce fails the test unless the flow run is PENDING with one execution, as recorded.
 func (r *rig) launchedOnce(id string) {
 	r.t.Helper()

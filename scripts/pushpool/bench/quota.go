@@ -110,11 +110,11 @@ func requests(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// sustained keeps a load of 3,000 flow runs going through quotas four times those of a new
+// sustained keeps a load of 3,000 flow runs going through quotas three times those of a new
 // project, with a job for each and with slots: what counts is how the two compare, and that
 // neither stops at the quota of jobs.
 func sustained(ctx context.Context, b *bench) error {
-	const count, quota = 3000, 720
+	const count, quota = 3000, 540
 	rates := map[string]float64{}
 	for _, mode := range []string{"job", "slots"} {
 		rate, err := sustainedIn(ctx, b, mode, count, quota)

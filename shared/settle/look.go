@@ -103,7 +103,8 @@ type found struct {
 	missing   bool
 	execution *cloudrun.Execution // alive or ended
 	ended     *Ending
-	waiting   string // what a job that has not started its execution waits for, if Cloud Run says
+	made      time.Time // when Cloud Run made it; the ledger may have lost it
+	waiting   string    // what a job that has not started its execution waits for, if Cloud Run says
 }
 
 // waits says what a launch that is alive waits for.
@@ -194,7 +195,7 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 		return found{missing: true}, nil // somebody else's job of that name
 	}
 	if err == nil {
-		f := found{execution: &x}
+		f := found{execution: &x, made: x.CreateTime}
 		if x.Outcome != nil {
 			f.ended = &Ending{
 				LaunchID: l.LaunchID, Execution: x.Name, Outcome: *x.Outcome, StartedAt: x.StartTime, EndedAt: x.CompletionTime,
@@ -223,7 +224,7 @@ func (s *Settler) findIn(ctx context.Context, l flowrun.Launch) (found, error) {
 		}}, nil
 	}
 	if job.Reconciling {
-		return found{waiting: job.Waiting}, nil
+		return found{made: job.CreateTime, waiting: job.Waiting}, nil
 	}
 	return found{missing: true}, nil // a job that is ready and whose execution was deleted
 }

@@ -272,7 +272,7 @@ func (s *Settler) missing(ctx context.Context, holder string, rec flowrun.Record
 	now := s.cfg.Now()
 	lost := rec.ClaimedAt.IsZero() // by the ledger, which follows Prefect since
 	if fr.StateType == flowrun.StatePending && rec.Status == flowrun.StatusClaimed && (!lost || !Made(fr, rec.LaunchID)) {
-		if !s.late(rec, fr) {
+		if !s.late(fr, rec.LaunchedAt) {
 			// The launch was interrupted: resume it, which makes nothing that is there already.
 			return s.messages.Dispatch(ctx, rec.FlowRunID)
 		}
@@ -327,7 +327,7 @@ func (s *Settler) alive(ctx context.Context, holder string, rec flowrun.Record, 
 		return nil // the container waits and tries again itself
 	case fr.StateType == flowrun.StateScheduled:
 		return s.stop(ctx, holder, rec, f, "the flow run is to be launched anew", "")
-	case fr.StateType == flowrun.StatePending && c.Ours && s.late(rec, fr):
+	case fr.StateType == flowrun.StatePending && c.Ours && s.late(fr, rec.LaunchedAt, f.made):
 		return s.stop(ctx, holder, rec, f, s.notStarted(f.waits()), flowrun.NotStarted)
 	case fr.StateType == flowrun.StateCrashed, fr.StateType == flowrun.StateCancelled:
 		// Never because it completed or failed: its container may be cleaning up.

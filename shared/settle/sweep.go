@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pushpool/pushpool/shared/cloudrun"
@@ -21,7 +22,7 @@ func (s *Settler) Agrees(fr prefect.FlowRun, rec flowrun.Record) bool {
 	same := cloudrun.JobOf(fr.InfrastructurePID, rec.LaunchID) == rec.JobName
 	switch fr.StateType {
 	case flowrun.StatePending:
-		return fr.State != nil && fr.State.Details.TransitionID == string(rec.LaunchID) && !s.late(rec, fr)
+		return fr.State != nil && fr.State.Details.TransitionID == string(rec.LaunchID) && !s.late(fr, rec.LaunchedAt)
 	case flowrun.StateRunning, flowrun.StatePaused:
 		return same
 	case flowrun.StateScheduled:
@@ -132,13 +133,10 @@ func (s *Settler) abandon(ctx context.Context, holder string, rec flowrun.Record
 	return rec, err
 }
 
-// late reports whether a PENDING flow run has passed its start deadline. A launch that came late itself
-// has all of it.
-func (s *Settler) late(rec flowrun.Record, fr prefect.FlowRun) bool {
-	since := stateAt(fr)
-	if rec.LaunchedAt.After(since) {
-		since = rec.LaunchedAt
-	}
+// late reports whether a PENDING flow run has passed its start deadline. A launch that came late itself, by one
+// of the times given, has all of it.
+func (s *Settler) late(fr prefect.FlowRun, launched ...time.Time) bool {
+	since := slices.MaxFunc(append(launched, stateAt(fr)), time.Time.Compare)
 	return s.cfg.StartDeadline > 0 && !s.cfg.Now().Before(since.Add(s.cfg.StartDeadline))
 }
 

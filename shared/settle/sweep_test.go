@@ -97,6 +97,27 @@ func TestALaunchThatCameLateHasAllOfItsTime(t *testing.T) {
 	}
 }
 
+// TestALaunchThatCameLateHasAllOfItsTimeThoughTheLedgerIsLost holds that the job tells when it was made.
+func TestALaunchThatCameLateHasAllOfItsTimeThoughTheLedgerIsLost(t *testing.T) {
+	r := newRig(t)
+	fr := r.flowRun()
+	l := r.claimed(fr.ID)
+	r.later(startDeadline - time.Second)
+	r.must(r.people.UpdateFlowRun(t.Context(), fr.ID, map[string]any{"infrastructure_pid": l.JobName}))
+	r.cloudRun.start(l)
+	r.cloudRun.unstarted(l, cloudrun.Job{Reconciling: true, CreateTime: r.now()})
+	r.ledger.lose()
+	for _, after := range []time.Duration{time.Minute, startDeadline} {
+		r.later(after)
+		if err := r.check(fr.ID); err != nil && !errors.Is(err, settle.ErrWait) {
+			t.Fatal(err)
+		}
+		if stopped := r.cloudRun.stopped != nil; stopped != (after == startDeadline) {
+			t.Errorf("%s after the last look: stopped %t", after, stopped)
+		}
+	}
+}
+
 // TestAnEndThatNobodyToldIsFoundByACheck holds that what a check reads is believed at once
 // where it is an end, and twice where it is nothing.
 func TestAnEndThatNobodyToldIsFoundByACheck(t *testing.T) {

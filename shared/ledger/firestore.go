@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 	"strings"
 	"sync"
@@ -32,9 +31,6 @@ const (
 
 // callTimeout bounds one call to Firestore, with what it takes to try it again.
 const callTimeout = 20 * time.Second
-
-// conflictPause is the longest pause after somebody else wrote first.
-const conflictPause = 20 * time.Millisecond
 
 // Firestore is the ledger of a deployed installation.
 type Firestore struct {
@@ -171,11 +167,7 @@ func updateShared[T any](ctx context.Context, f *Firestore, ref *firestore.Docum
 		case codes.OK:
 			return after, nil
 		case codes.FailedPrecondition, codes.AlreadyExists, codes.NotFound, codes.Aborted: // somebody else wrote it, or the ledger was lost
-			select {
-			case <-time.After(rand.N(conflictPause)):
-				continue
-			case <-ctx.Done():
-			}
+			continue
 		}
 		return before, fmt.Errorf("update ledger record %s/%s: %w", ref.Parent.ID, ref.ID, err)
 	}

@@ -74,7 +74,7 @@ var ends = []end{
 		retried: []string{"It gets 1024Mi of memory instead of 512Mi."},
 	},
 	{
-		title: "too little time", variables: map[string]any{"command": lasting, "timeout": 15},
+		title: "too little time", variables: map[string]any{"command": lasting, "timeout": 5},
 		says: []string{"reached its timeout", "`timeout`"}, logs: "boom", executions: 1,
 	},
 	{

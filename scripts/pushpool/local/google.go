@@ -117,6 +117,7 @@ func (s *Stack) startGoogle(ctx context.Context, containers []string) (environ [
 	set("PREFECT_API_URL", functionsURL)
 	set("CONTAINER_PREFECT_API_URL", s.apiURL)
 	set("PREFECT_REQUESTS_PER_MINUTE", "60000") // a server of one's own has no limit
+	set("LOG_READS_PER_MINUTE", "60")           // nobody else reads this project's logs
 	// Neither has an emulator, unless it was given one.
 	set("CLOUD_RUN_WRITES_PER_MINUTE", strconv.Itoa(cmp.Or(s.WritesPerMinute, 60_000)))
 	set("CLOUD_RUN_READS_PER_MINUTE", "60000")

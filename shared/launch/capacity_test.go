@@ -93,9 +93,7 @@ func TestARefusedLaunchOverflows(t *testing.T) {
 // made is not made again elsewhere because its repetition is refused.
 func TestAnUnclearTryIsLookedForBeforeARefusalIsBelieved(t *testing.T) {
 	r := newRig(t, overflow("europe-west4"))
-	fr := r.flowRun(prefect.NewFlowRun{})
-	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	r.fails(fr.ID)
+	fr := r.unclear()
 	r.later(lease)
 	r.answer("CreateJob", cloudruntest.Before, exhausted)
 	r.must(r.dispatch(fr.ID))

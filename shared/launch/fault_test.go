@@ -93,10 +93,7 @@ func TestAJobThatWasMadeIsNotMadeAgain(t *testing.T) {
 // lost, and somebody deleted its job when it ran, while the next try was under way.
 func TestWhatAnEarlierTryMadeIsNotMadeAgain(t *testing.T) {
 	r := newRig(t)
-	fr := r.flowRun(prefect.NewFlowRun{})
-	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	r.fails(fr.ID)
-	r.strikeCloudRun(nil)
+	fr := r.unclear()
 	r.later(lease)
 	var once sync.Once
 	r.strikePrefect(func(_ http.ResponseWriter, req *http.Request, _ http.Handler) bool {
@@ -207,9 +204,7 @@ func TestALiveLeaseIsWaitedFor(t *testing.T) {
 func TestAnInterruptedLaunchIsFoundInAnotherRegion(t *testing.T) {
 	r := newRig(t, func(c *launch.Config) { c.Regions = []string{region, "europe-west1"} })
 	r.deployed = r.deploy(prefect.NewDeployment{FlowID: r.deployed.FlowID, Name: "eu", WorkPool: "etl", JobVariables: map[string]any{"region": "europe-west1"}})
-	fr := r.flowRun(prefect.NewFlowRun{})
-	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	r.fails(fr.ID)
+	fr := r.unclear()
 	r.ledger.lose()
 	r.patch("/deployments/"+r.deployed.ID, map[string]any{"job_variables": map[string]any{"region": region}})
 	r.must(r.dispatch(fr.ID))

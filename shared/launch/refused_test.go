@@ -63,9 +63,7 @@ func TestARefusalIsNotTheEndOfALaunchThatWasMade(t *testing.T) {
 // an earlier try made it, the flow run is left to the next delivery.
 func TestARefusalIsNoVerdictWhileNobodyCanLook(t *testing.T) {
 	r := newRig(t)
-	fr := r.flowRun(prefect.NewFlowRun{})
-	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
-	r.fails(fr.ID)
+	fr := r.unclear()
 	r.strikeCloudRun(func(string, cloudruntest.Phase) error { return status.Error(codes.ResourceExhausted, "Quota exceeded") })
 	r.later(callTimeout)
 	r.fails(fr.ID)

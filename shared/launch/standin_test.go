@@ -10,6 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/pushpool/pushpool/shared/cloudrun/cloudruntest"
 	"github.com/pushpool/pushpool/shared/flowrun"
 	"github.com/pushpool/pushpool/shared/ledger"
@@ -103,6 +106,15 @@ func (r *rig) answer(method string, phase cloudruntest.Phase, err error) {
 		}
 		return err
 	})
+}
+
+// unclear makes a flow run whose job Cloud Run creates without saying so.
+func (r *rig) unclear() prefect.FlowRun {
+	r.t.Helper()
+	fr := r.flowRun(prefect.NewFlowRun{})
+	r.answer("CreateJob", cloudruntest.After, status.Error(codes.Unavailable, "the service is unavailable"))
+	r.fails(fr.ID)
+	return fr
 }
 
 // fallibleLedger is a ledger that can be lost or out of reach.

@@ -82,6 +82,7 @@ func TestASustainedLoadDoesNotStop(t *testing.T) {
 	}
 }
 
+// sustained holds it with so many flow runs, jobs that there may be, and writes in a minute.
 func sustained(t *testing.T, count, jobs, writes int) {
 	rates := map[string]float64{}
 	for _, mode := range []string{"job", "slots"} {
